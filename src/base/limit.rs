@@ -1,0 +1,68 @@
+//! Every bound in one place: its value, its reason, and how bounds relate to each other.
+
+use std::time::Duration;
+
+/// HTTP head, request or response, in bytes. Longer is answered 431.
+pub const HEAD_BYTES_MAX: usize = 16 * 1024;
+/// Header lines in one head; more is answered 431.
+pub const HEADERS_MAX: usize = 64;
+/// One message from the carrier, inclusive. A 20 ms frame is about 390 bytes.
+pub const CARRIER_MESSAGE_BYTES_MAX: usize = 64 * 1024;
+/// One message from the model. Retrieved items carry whole audio (seen: 3.4 MB).
+pub const REALTIME_MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// What all legs of a process together may hold in grown buffers.
+pub const GROWN_BYTES_BUDGET: usize = 256 * 1024 * 1024;
+/// A WebSocket control frame's payload (RFC 6455 section 5.5).
+pub const CONTROL_PAYLOAD_MAX: usize = 125;
+/// Plaintext in one send; what waits longer than that stays cuttable at a frame boundary.
+pub const SEND_BYTES_MAX: usize = 16 * 1024;
+/// One TLS record with its overhead (RFC 8446 section 5.2: 2^14 + 256, and a 5 byte header).
+pub const TLS_RECORD_BYTES_MAX: usize = 16 * 1024 + 256 + 5;
+/// What may wait to be sent on one leg; past it the newest audio is dropped and counted.
+pub const OUTBOX_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// From accept to the end of the request head.
+pub const HEAD_DEADLINE: Duration = Duration::from_secs(10);
+/// From accept to the end of the TLS handshake.
+pub const TLS_ACCEPT_DEADLINE: Duration = Duration::from_secs(10);
+/// From the 101 to the carrier's `start`.
+pub const START_DEADLINE: Duration = Duration::from_secs(10);
+/// From the dial intent to `session.updated`, over all attempts.
+pub const UPSTREAM_DEADLINE: Duration = Duration::from_secs(10);
+/// One TCP connect to the model.
+pub const CONNECT_DEADLINE: Duration = Duration::from_secs(3);
+/// Between our pings on a leg, and how long after one a leg may stay mute.
+pub const PING_INTERVAL: Duration = Duration::from_secs(20);
+/// After a ping: neither pong nor message in this time means the peer is gone.
+pub const PONG_DEADLINE: Duration = Duration::from_secs(20);
+/// One send that the peer does not take.
+pub const WRITE_STALL_DEADLINE: Duration = Duration::from_secs(10);
+/// From our close frame to the peer's.
+pub const CLOSE_DEADLINE: Duration = Duration::from_secs(2);
+
+/// Caller audio held until the model's session is confirmed; the oldest goes first.
+pub const EARLY_AUDIO_MS_MAX: u64 = 5_000;
+/// The longest gap in stream time that is filled with silence.
+pub const GAP_FILL_MS_MAX: u64 = 10_000;
+/// A gap smaller than one frame is jitter of the stamps, not loss.
+pub const GAP_FILL_MS_MIN: u64 = 20;
+/// With speech open and nothing arriving for this long, `SILENCE_PAD_MS` of silence is sent.
+pub const SILENCE_PAD_AFTER: Duration = Duration::from_millis(750);
+/// See `SILENCE_PAD_AFTER`; deducted from later filling.
+pub const SILENCE_PAD_MS: u64 = 1_000;
+/// Audio between two marks.
+pub const MARK_INTERVAL_MS: u64 = 200;
+/// Messages with another stream's id before the leg is closed (feature row B06).
+pub const FOREIGN_STREAM_MAX: u32 = 3;
+/// Messages that do not parse before the leg is closed.
+pub const MALFORMED_MAX: u32 = 50;
+/// How long a stream ticket is good for.
+pub const TICKET_LIFE: Duration = Duration::from_secs(120);
+
+const _: () = {
+    assert!(CARRIER_MESSAGE_BYTES_MAX > HEAD_BYTES_MAX);
+    assert!(TLS_RECORD_BYTES_MAX > SEND_BYTES_MAX);
+    assert!(OUTBOX_BYTES_MAX >= 4 * CARRIER_MESSAGE_BYTES_MAX);
+    // A fill must fit the outbox as base64, with room for what follows.
+    assert!((GAP_FILL_MS_MAX as usize) * 8 * 4 / 3 < OUTBOX_BYTES_MAX / 4);
+};

@@ -1,0 +1,1 @@
+//! The signed, short-lived ticket that ties a webhook to its stream.

@@ -1,0 +1,214 @@
+//! Orders between the desk, the workers and control.
+//!
+//! To a worker: a bounded queue and an eventfd that its ring watches. Full means the sender is told, and refuses the call.
+//! To the desk: a bounded tokio queue, since the desk is async. Full means the same.
+
+use crate::base::id::{CallId, SlotKey, WorkerId};
+use crate::call::session::{Command, Setup};
+use crate::transport::Established;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+
+/// What a worker can be told.
+#[derive(Debug)]
+pub enum ToWorker {
+    /// A new call: the carrier leg is upgraded.
+    Adopt {
+        /// The session's settings.
+        setup: Box<Setup>,
+        /// The carrier leg.
+        carrier: Box<Established>,
+    },
+    /// The answer to `ToDesk::Dial`.
+    Upstream {
+        /// Which session asked.
+        slot: SlotKey,
+        /// The leg, upgraded; or why not, in a sentence.
+        outcome: Result<Box<Established>, String>,
+    },
+    /// An order for one call; unknown calls are ignored.
+    Call {
+        /// Whose.
+        call_id: CallId,
+        /// What.
+        command: Command,
+    },
+    /// An order for every call.
+    All {
+        /// What.
+        command: Command,
+    },
+    /// An echo connection of the conformance suite.
+    Echo {
+        /// Upgraded.
+        leg: Box<Established>,
+        /// Our side of it.
+        role: crate::proto::ws::Role,
+        /// Told the number of messages echoed, and the last text, when it is over.
+        done: Option<tokio::sync::oneshot::Sender<EchoOutcome>>,
+    },
+    /// End the thread once nothing lives any more.
+    Stop,
+}
+
+/// What an echo connection did.
+#[derive(Debug, Default)]
+pub struct EchoOutcome {
+    /// Messages sent back.
+    pub messages: u64,
+    /// The last text message, at most 64 KiB of it.
+    pub last_text: Vec<u8>,
+}
+
+/// What the desk can be told.
+#[derive(Debug)]
+pub enum ToDesk {
+    /// Connect a call to the model.
+    Dial {
+        /// Who asks.
+        worker: WorkerId,
+        /// For which session.
+        slot: SlotKey,
+        /// For the log.
+        call_id: CallId,
+    },
+    /// A worker's call is over: its place counts again.
+    Ended {
+        /// Whose.
+        worker: WorkerId,
+        /// Which.
+        call_id: CallId,
+    },
+    /// An upgrade request for a stream on a connection that is with control: the same admission as at the door.
+    Admit {
+        /// The request's head, whole, as received or re-written by control.
+        head: Vec<u8>,
+        /// The peer.
+        peer: Option<std::net::SocketAddr>,
+        /// The answer's head to write. When it is a 101, the connection follows as `Admitted`.
+        answer: tokio::sync::oneshot::Sender<AdmitAnswer>,
+    },
+    /// The connection of an `Admit` that was answered with a 101.
+    Admitted {
+        /// From the answer.
+        ticket: u64,
+        /// After the 101 was written.
+        connection: Box<Established>,
+    },
+    /// Load the listener's certificate again.
+    ReloadTls,
+    /// Take no new calls; say so to whoever asks.
+    Drain,
+    /// Close the listeners and end the thread.
+    Stop,
+}
+
+/// What the desk says to `ToDesk::Admit`.
+#[derive(Debug, PartialEq, Eq)]
+pub enum AdmitAnswer {
+    /// Answer 101 with this `Sec-WebSocket-Accept`, then hand the connection over under this number.
+    Accept {
+        /// The header's value.
+        accept: String,
+        /// For `ToDesk::Admitted`.
+        ticket: u64,
+    },
+    /// Answer with this status and body, and close.
+    Refuse {
+        /// HTTP status.
+        status: u16,
+        /// JSON.
+        body: String,
+    },
+}
+
+/// The sending half of a worker's queue.
+#[derive(Clone, Debug)]
+pub struct WorkerSender {
+    queue: SyncSender<ToWorker>,
+    wake: Arc<OwnedFd>,
+}
+
+/// The receiving half: the worker watches `wake_fd` and then drains the queue.
+#[derive(Debug)]
+pub struct WorkerInbox {
+    queue: Receiver<ToWorker>,
+    wake: Arc<OwnedFd>,
+}
+
+/// A worker's queue of `capacity` orders.
+pub fn worker_queue(capacity: usize) -> std::io::Result<(WorkerSender, WorkerInbox)> {
+    let (sender, receiver) = sync_channel(capacity);
+    let wake = Arc::new(eventfd()?);
+    Ok((
+        WorkerSender {
+            queue: sender,
+            wake: wake.clone(),
+        },
+        WorkerInbox {
+            queue: receiver,
+            wake,
+        },
+    ))
+}
+
+#[allow(unsafe_code)] // one call that std does not wrap
+fn eventfd() -> std::io::Result<OwnedFd> {
+    // SAFETY: eventfd takes no pointers; a non-negative result is a descriptor that we own alone.
+    unsafe {
+        let fd = libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK);
+        if fd < 0 {
+            Err(std::io::Error::last_os_error())
+        } else {
+            Ok(OwnedFd::from_raw_fd(fd))
+        }
+    }
+}
+
+impl WorkerSender {
+    /// Queues an order and wakes the worker. Gives the order back when the queue is full or the worker is gone.
+    #[allow(clippy::result_large_err)] // the order itself comes back, so that its descriptor is not lost
+    pub fn send(&self, order: ToWorker) -> Result<(), ToWorker> {
+        self.queue.try_send(order).map_err(|error| match error {
+            TrySendError::Full(order) | TrySendError::Disconnected(order) => order,
+        })?;
+        // A full counter (EAGAIN) wakes as well as a fresh one; nothing else can fail on our own eventfd.
+        let _ = rustix_write(self.wake.as_raw_fd());
+        Ok(())
+    }
+}
+
+#[allow(unsafe_code)] // one call on a raw descriptor
+fn rustix_write(fd: RawFd) -> std::io::Result<()> {
+    let one = 1u64.to_ne_bytes();
+    // SAFETY: the buffer is 8 readable bytes that outlive the call; the descriptor is held by the caller.
+    let n = unsafe { libc::write(fd, one.as_ptr().cast(), one.len()) };
+    if n < 0 {
+        Err(std::io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
+}
+
+impl WorkerInbox {
+    /// The eventfd that becomes readable (8 bytes) when orders wait.
+    pub fn wake_fd(&self) -> RawFd {
+        self.wake.as_raw_fd()
+    }
+
+    /// The next order.
+    pub fn next(&self) -> Option<ToWorker> {
+        self.queue.try_recv().ok()
+    }
+}
+
+/// Orders to the desk.
+pub type DeskSender = tokio::sync::mpsc::Sender<ToDesk>;
+/// The desk's end.
+pub type DeskInbox = tokio::sync::mpsc::Receiver<ToDesk>;
+
+/// The desk's queue of `capacity` orders.
+pub fn desk_queue(capacity: usize) -> (DeskSender, DeskInbox) {
+    tokio::sync::mpsc::channel(capacity)
+}

@@ -1,0 +1,5 @@
+//! Bounded queues between threads. Every queue states what "full" means.
+
+pub mod command;
+pub mod directory;
+pub mod report;

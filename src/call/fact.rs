@@ -1,0 +1,265 @@
+//! What a call reports, and how it ended.
+
+use crate::base::id::{CallId, CallSid, ItemId, ResponseId, StreamSid};
+use crate::base::time::Now;
+
+/// One of a call's two connections.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub enum Leg {
+    /// To the telephone network.
+    Carrier,
+    /// To the speech model.
+    Realtime,
+}
+
+/// Who is to blame for an end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub enum Side {
+    /// The carrier or the caller.
+    Carrier,
+    /// The model's endpoint.
+    Realtime,
+    /// An operator or our own configuration.
+    Local,
+}
+
+/// Why a call ended: exactly one per call. Its close codes are in `EndReason::close_code`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub enum EndReason {
+    /// The carrier sent `stop`, or closed its socket in order.
+    CallerHungUp,
+    /// The carrier's socket broke, or went mute past the ping deadline.
+    CarrierLost,
+    /// The carrier does not take what we send.
+    CarrierStalled,
+    /// The carrier broke the WebSocket protocol.
+    CarrierProtocol,
+    /// No `start` in time.
+    StartTimeout,
+    /// The stream's media format is not one we relay.
+    UnsupportedMedia,
+    /// `start` names another call than the ticket, or stream ids of another stream kept coming.
+    NotAuthorized,
+    /// The model could not be reached or refused, before the session was ready.
+    RealtimeUnavailable,
+    /// The model did not confirm our session in time, or confirmed another audio format.
+    RealtimeSetup,
+    /// The model closed or broke the connection of a session that was ready.
+    RealtimeLost,
+    /// The model does not take what we send.
+    RealtimeStalled,
+    /// The model broke the WebSocket protocol.
+    RealtimeProtocol,
+    /// An operator ended it.
+    HungUpByOperator,
+    /// The daemon stops and the drain time is over.
+    Drained,
+    /// A fault of ours, contained to this call.
+    Internal,
+}
+
+/// Who spoke.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub enum Speaker {
+    /// The caller.
+    User,
+    /// The model.
+    Assistant,
+}
+
+/// Something that happened in a call, for records, logs and live views. Never on the audio path:
+/// a fact may allocate.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Fact {
+    /// The carrier's `start`.
+    Started {
+        /// The media stream.
+        stream_sid: StreamSid,
+        /// The phone call.
+        call_sid: Option<CallSid>,
+        /// `start.customParameters`, in order.
+        parameters: Vec<(String, String)>,
+    },
+    /// `session.updated` confirmed our settings. The exact `session.update` that we had sent.
+    SessionReady {
+        /// The model's session id, empty when it gave none.
+        session_id: String,
+        /// The JSON of our `session.update`.
+        session_update: String,
+    },
+    /// The caller began to speak, by the model's detection.
+    SpeechStarted {
+        /// Milliseconds of input stream.
+        audio_start_ms: Option<u64>,
+    },
+    /// The caller stopped speaking.
+    SpeechStopped {
+        /// Milliseconds of input stream.
+        audio_end_ms: Option<u64>,
+    },
+    /// A response began.
+    ResponseCreated {
+        /// Its id.
+        response_id: ResponseId,
+    },
+    /// The first audio of a response went towards the carrier.
+    FirstAudio {
+        /// Its id.
+        response_id: ResponseId,
+    },
+    /// A response is generated (not: played).
+    ResponseDone {
+        /// Its id.
+        response_id: ResponseId,
+        /// completed, cancelled, failed or incomplete.
+        status: String,
+        /// The reason or error code where there is one.
+        detail: Option<String>,
+    },
+    /// A piece of transcript as it comes.
+    TranscriptDelta {
+        /// Who spoke.
+        speaker: Speaker,
+        /// The conversation item.
+        item_id: ItemId,
+        /// The new text.
+        text: String,
+    },
+    /// An item's whole transcript.
+    Transcript {
+        /// Who spoke.
+        speaker: Speaker,
+        /// The conversation item.
+        item_id: ItemId,
+        /// The text.
+        text: String,
+    },
+    /// A key was pressed.
+    Dtmf {
+        /// `0` to `9`, `*`, `#`, perhaps `A` to `D`.
+        digit: char,
+    },
+    /// The carrier returned a mark.
+    MarkReturned {
+        /// Its name, as sent.
+        name: String,
+    },
+    /// The model reported an error that the call survives, or one that ends it.
+    RealtimeError {
+        /// `error.code`, or `error.type` where there is no code.
+        code: String,
+        /// `error.message`.
+        message: String,
+    },
+    /// Something an operator should read in this call's notes.
+    Note {
+        /// One sentence.
+        text: String,
+    },
+    /// The call is over; nothing follows.
+    Ended {
+        /// Why.
+        reason: EndReason,
+        /// What was counted.
+        stats: Box<Stats>,
+    },
+}
+
+/// A fact with its call and time, as it travels to control and store.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Report {
+    /// Whose fact it is.
+    pub call_id: CallId,
+    /// When the wake-up that made it began.
+    pub at: Now,
+    /// The fact.
+    pub fact: Fact,
+}
+
+/// Why a message, or its audio, was not passed on. Each is a metric label.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+#[repr(usize)]
+pub enum Drop {
+    /// Held early audio past its bound: the oldest went.
+    EarlyAudio,
+    /// `media` before `start`.
+    BeforeStart,
+    /// Another stream's id.
+    ForeignStream,
+    /// A second `start`.
+    SecondStart,
+    /// Not JSON, cut, too deep, a needed field missing or of another type, a known key twice.
+    Malformed,
+    /// The payload is not valid base64.
+    BadBase64,
+    /// A binary message where text is due.
+    Binary,
+    /// An event name we do not know.
+    UnknownEvent,
+    /// The carrier's own outbound track (both tracks were asked for).
+    OutboundTrack,
+    /// Model audio before the carrier's stream id is known, or after the end.
+    NoStream,
+    /// The leg's outbox is full.
+    OutboxFull,
+    /// A mark that was never sent.
+    UnknownMark,
+    /// A gap in stream time beyond what is filled.
+    GapTooLong,
+}
+
+/// How many `Drop` reasons there are.
+pub const DROP_REASONS: usize = Drop::GapTooLong as usize + 1;
+
+/// What one call counted. Plain integers; the worker sums and publishes them.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Stats {
+    /// WebSocket messages from the carrier.
+    pub carrier_messages_in: u64,
+    /// WebSocket messages to the carrier.
+    pub carrier_messages_out: u64,
+    /// WebSocket messages from the model.
+    pub realtime_messages_in: u64,
+    /// WebSocket messages to the model.
+    pub realtime_messages_out: u64,
+    /// Inbound `media` frames that were for us.
+    pub inbound_frames: u64,
+    /// Their audio, PCMU bytes.
+    pub inbound_bytes: u64,
+    /// `input_audio_buffer.append` events sent for caller audio (fills not counted).
+    pub inbound_frames_sent: u64,
+    /// Their audio, PCMU bytes.
+    pub inbound_bytes_sent: u64,
+    /// Model audio deltas.
+    pub outbound_frames: u64,
+    /// Their audio, PCMU bytes.
+    pub outbound_bytes: u64,
+    /// `media` messages sent to the carrier.
+    pub outbound_frames_sent: u64,
+    /// Their audio, PCMU bytes.
+    pub outbound_bytes_sent: u64,
+    /// Silence sent to the model for gaps in stream time, PCMU bytes.
+    pub filled_bytes: u64,
+    /// Gaps that were filled.
+    pub fills: u64,
+    /// Silence pads sent while speech was open (`limit::SILENCE_PAD_AFTER`), PCMU bytes.
+    pub padded_bytes: u64,
+    /// Frames whose chunk number did not follow the one before.
+    pub sequence_gaps: u64,
+    /// Caller audio held before the session was ready, at its most, PCMU bytes.
+    pub held_bytes_peak: u64,
+    /// Marks sent.
+    pub marks_sent: u64,
+    /// Marks that came back.
+    pub marks_returned: u64,
+    /// Hot messages that the strict scanner did not take and simd-json did.
+    pub scan_fallbacks: u64,
+    /// Known messages with fields that we do not know.
+    pub unknown_fields: u64,
+    /// Messages dropped, by reason.
+    pub drops: [u64; DROP_REASONS],
+    /// Audio dropped with them, PCMU bytes, caller to model.
+    pub inbound_bytes_dropped: u64,
+    /// Audio dropped with them, PCMU bytes, model to caller.
+    pub outbound_bytes_dropped: u64,
+}

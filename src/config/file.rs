@@ -1,0 +1,1 @@
+//! What config.toml and the environment may say, and the proof of it.

@@ -1,0 +1,6 @@
+//! The allocator, the command line, the exit code.
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! TwiML documents that a relay has to write ("TwiML: <Stream>", read 2026-11), escaped by an XML writer.

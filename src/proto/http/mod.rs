@@ -1,0 +1,4 @@
+//! HTTP/1.1 heads and the WebSocket upgrade.
+
+pub mod head;
+pub mod upgrade;

@@ -1,0 +1,5 @@
+//! Metrics and logs. Each metric name stands once, in `name`.
+
+pub mod log;
+pub mod meter;
+pub mod name;

@@ -1,0 +1,25 @@
+//! An established connection as a value: a descriptor, the TLS state, the bytes already read.
+//!
+//! Shell. rustls' unbuffered API from the first byte on both sides, as a transformer of bytes, so
+//! that one connection can go from the desk to a worker or, behind `stream`, to axum.
+
+pub mod clock;
+pub mod stream;
+pub mod tls;
+
+use std::os::fd::OwnedFd;
+
+/// A connection that has been set up and can change hands. Whoever holds it owns the descriptor.
+#[derive(Debug)]
+pub struct Established {
+    /// The socket, close-on-exec.
+    pub fd: OwnedFd,
+    /// `None` on a plain connection.
+    pub tls: Option<Box<tls::Tls>>,
+    /// Received and not yet opened: whole or partial TLS records. Empty on a plain connection.
+    pub ciphertext: Vec<u8>,
+    /// Opened (or, on a plain connection, received) and not yet consumed.
+    pub plaintext: Vec<u8>,
+    /// The peer's address, for logs and limits.
+    pub peer: Option<std::net::SocketAddr>,
+}
