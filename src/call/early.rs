@@ -193,7 +193,11 @@ mod tests {
         }
         assert_eq!(early.len(), HELD_PIECES_MAX);
         assert_eq!(dropped + early.frame_bytes(), 50_000);
-        assert!(early.text.capacity() < 64 * 1024, "{}", early.text.capacity());
+        assert!(
+            early.text.capacity() < 64 * 1024,
+            "{}",
+            early.text.capacity()
+        );
     }
 
     #[test]
@@ -209,7 +213,13 @@ mod tests {
     fn a_long_fill_is_cut_to_the_bound() {
         let mut early = EarlyAudio::default();
         early.push_frame(&text(1), 160);
-        assert_eq!(early.push_fill(AudioMs(10_000)), Dropped { pieces: 1, bytes: 160 });
+        assert_eq!(
+            early.push_fill(AudioMs(10_000)),
+            Dropped {
+                pieces: 1,
+                bytes: 160
+            }
+        );
         assert_eq!(early.iter().next(), Some(Piece::Fill(AudioMs(5_000))));
     }
 }

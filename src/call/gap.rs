@@ -84,9 +84,8 @@ impl StreamClock {
                     gap.too_long = true;
                     self.anchor(stamp);
                 } else {
-                    self.delivered_bytes = self
-                        .delivered_bytes
-                        .saturating_add(gap.fill.pcmu_bytes());
+                    self.delivered_bytes =
+                        self.delivered_bytes.saturating_add(gap.fill.pcmu_bytes());
                 }
             }
             self.newest = self.newest.max(stamp);
@@ -130,14 +129,17 @@ mod tests {
 
     #[test]
     fn an_even_stream_is_never_filled() {
-        assert!(fills((0..5000).map(|i| 61 + i * 20)).iter().all(|&f| f == 0));
+        assert!(
+            fills((0..5000).map(|i| 61 + i * 20))
+                .iter()
+                .all(|&f| f == 0)
+        );
     }
 
     #[test]
     fn stamps_that_jitter_are_never_filled() {
         let jitter = [0i64, 7, -7, 3, -5, 9, -9, 1];
-        let stamps =
-            (0..5000u64).map(|i| (1000 + i as i64 * 20 + jitter[i as usize % 8]) as u64);
+        let stamps = (0..5000u64).map(|i| (1000 + i as i64 * 20 + jitter[i as usize % 8]) as u64);
         assert!(fills(stamps).iter().all(|&f| f == 0));
     }
 

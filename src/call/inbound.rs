@@ -338,7 +338,13 @@ mod tests {
             sample_rate,
             channels,
         };
-        for name in ["audio/x-mulaw", "audio/mulaw", "audio/PCMU", "PCMU", "audio/pcmu"] {
+        for name in [
+            "audio/x-mulaw",
+            "audio/mulaw",
+            "audio/PCMU",
+            "PCMU",
+            "audio/pcmu",
+        ] {
             assert!(is_pcmu(&format(name, 8000, 1)), "{name}");
         }
         assert!(!is_pcmu(&format("audio/x-alaw", 8000, 1)));

@@ -34,7 +34,10 @@ pub struct Position {
 impl Position {
     /// The mark's name.
     pub fn name(self) -> MarkName {
-        let mut text = Text::default();
+        let mut text = Text {
+            bytes: [0; MarkName::MAX],
+            len: 0,
+        };
         // Cannot fail: `MarkName` is as long as the three longest numbers.
         let _ = write!(text, "g{}.{}.{}", self.generation, self.item, self.sent.0);
         MarkName::new(text.as_str()).unwrap_or_default()
@@ -54,13 +57,10 @@ impl Position {
 }
 
 /// A little text on the stack, for formatting without allocation.
-#[derive(Default)]
 struct Text {
-    bytes: Inlined,
+    bytes: [u8; MarkName::MAX],
     len: usize,
 }
-
-type Inlined = [u8; MarkName::MAX];
 
 impl Text {
     fn as_str(&self) -> &str {
@@ -198,7 +198,18 @@ mod tests {
         marks.begin_item(ItemId::new("a"));
         let position = marks.on_sent(1600).unwrap();
         marks.sent(position);
-        for strange in ["", "g", "g0", "g0.1", "g0.1.200.", "g00.1.200", "g0.1.+200", "g0.2.200", "hello", "g0.1.99999999999999999999999"] {
+        for strange in [
+            "",
+            "g",
+            "g0",
+            "g0.1",
+            "g0.1.200.",
+            "g00.1.200",
+            "g0.1.+200",
+            "g0.2.200",
+            "hello",
+            "g0.1.99999999999999999999999",
+        ] {
             assert_eq!(marks.returned(strange), None, "{strange}");
         }
         assert_eq!(marks.returned("g0.1.200"), Some(position));
@@ -220,7 +231,11 @@ mod tests {
 
     #[test]
     fn the_longest_name_fits() {
-        let position = Position { generation: u32::MAX, item: u32::MAX, sent: AudioMs(u64::MAX) };
+        let position = Position {
+            generation: u32::MAX,
+            item: u32::MAX,
+            sent: AudioMs(u64::MAX),
+        };
         assert_eq!(Position::parse(position.name().as_str()), Some(position));
     }
 

@@ -83,6 +83,8 @@ pub enum Order {
         carrier: u16,
         /// For the model.
         realtime: u16,
+        /// Why.
+        reason: EndReason,
     },
 }
 
@@ -138,11 +140,7 @@ pub struct Call {
 
 impl Call {
     /// A call whose carrier has connected.
-    pub fn new(
-        settings: Arc<Settings>,
-        expected_call_sid: Option<CallSid>,
-        now: Now,
-    ) -> Self {
+    pub fn new(settings: Arc<Settings>, expected_call_sid: Option<CallSid>, now: Now) -> Self {
         let mut timers = Timers::default();
         timers.set(Deadline::Start, now.mono + limit::START_DEADLINE);
         Self {
@@ -269,9 +267,15 @@ impl Call {
 
     /// The next thing to do. A dial that an end has overtaken is not asked for any more.
     pub fn poll_order(&mut self) -> Option<Order> {
-        if let Some((carrier, realtime)) = self.close.take() {
+        if let Some((carrier, realtime)) = self.close.take()
+            && let Phase::Ended(reason) = self.phase
+        {
             self.dial = false;
-            return Some(Order::Close { carrier, realtime });
+            return Some(Order::Close {
+                carrier,
+                realtime,
+                reason,
+            });
         }
         std::mem::take(&mut self.dial).then_some(Order::Dial)
     }

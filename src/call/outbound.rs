@@ -56,15 +56,17 @@ impl Call {
                 self.on_delta(&delta, out);
             }
             ServerEvent::AudioDone { item_id, .. } => {
-                if self.marks.is_current(known(item_id.as_deref(), ItemId::MAX)) {
+                if self
+                    .marks
+                    .is_current(known(item_id.as_deref(), ItemId::MAX))
+                {
                     self.end_item(out);
                 }
             }
             ServerEvent::SessionCreated(echo) => self.on_created(&echo, out),
             ServerEvent::SessionUpdated(echo) => self.on_updated(&echo, out),
             ServerEvent::SpeechStarted { audio_start_ms, .. } => {
-                self.facts
-                    .push_back(Fact::SpeechStarted { audio_start_ms });
+                self.facts.push_back(Fact::SpeechStarted { audio_start_ms });
                 if self.phase == Phase::Ready {
                     self.speech_open = true;
                     self.timers
@@ -145,7 +147,7 @@ impl Call {
             return;
         }
         self.session_id = echo.id.as_deref().unwrap_or_default().to_owned();
-        self.session_update = self.settings.session_update(UPDATE_EVENT_ID);
+        self.session_update = session_update(&self.settings);
         let update = std::mem::take(&mut self.session_update);
         self.send(out, Leg::Realtime, Class::Control, &[update.as_bytes()]);
         self.session_update = update;
@@ -264,7 +266,12 @@ impl Call {
             code: code.or(kind).unwrap_or("unknown").to_owned(),
             message: message.unwrap_or_default().to_owned(),
         });
-        let is = |names: &[&str]| [code, kind].iter().flatten().any(|name| names.contains(name));
+        let is = |names: &[&str]| {
+            [code, kind]
+                .iter()
+                .flatten()
+                .any(|name| names.contains(name))
+        };
         match self.phase {
             // Its close follows; the reason is known now.
             Phase::Ready if is(&["session_expired"]) => self.end(EndReason::RealtimeLost),
@@ -295,6 +302,13 @@ impl Call {
             text: text.to_owned(),
         });
     }
+}
+
+fn session_update(settings: &crate::proto::realtime::settings::Settings) -> String {
+    serde_json::json!({"type": "session.update", "event_id": UPDATE_EVENT_ID, "session": {
+        "type": "realtime", "output_modalities": ["audio"], "instructions": settings.instructions,
+        "audio": {"input": {"format": {"type": "audio/pcmu"}}, "output": {"format": {"type": "audio/pcmu"}}}}})
+    .to_string()
 }
 
 fn is_pcmu(format: Option<&str>) -> bool {

@@ -76,7 +76,11 @@ impl Outbox {
         }
         let before = self.buf.len();
         write(&mut self.buf);
-        debug_assert_eq!(self.buf.len() - before, len, "the frame is as long as announced");
+        debug_assert_eq!(
+            self.buf.len() - before,
+            len,
+            "the frame is as long as announced"
+        );
         let len = self.buf.len() - before;
         self.frames.push_back(Frame {
             len: len as u32,
@@ -223,7 +227,11 @@ mod tests {
             push(&mut outbox, Class::Audio, 1, 60_000);
         }
         outbox.consume(outbox.waiting());
-        assert!(outbox.buf.capacity() <= KEEP_BYTES, "{}", outbox.buf.capacity());
+        assert!(
+            outbox.buf.capacity() <= KEEP_BYTES,
+            "{}",
+            outbox.buf.capacity()
+        );
         // A smaller one after a while.
         for _ in 0..4 {
             push(&mut outbox, Class::Audio, 1, 20_000);
@@ -233,7 +241,11 @@ mod tests {
             push(&mut outbox, Class::Audio, 1, 300);
             outbox.consume(300);
         }
-        assert!(outbox.buf.capacity() <= KEEP_BYTES, "{}", outbox.buf.capacity());
+        assert!(
+            outbox.buf.capacity() <= KEEP_BYTES,
+            "{}",
+            outbox.buf.capacity()
+        );
     }
 
     proptest! {

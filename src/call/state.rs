@@ -49,10 +49,7 @@ impl Phase {
                 | (Dialing, Opening)
                 | (Opening, Configuring)
                 | (Configuring, Ready)
-                | (
-                    Greeting | Dialing | Opening | Configuring | Ready,
-                    Ended(_)
-                )
+                | (Greeting | Dialing | Opening | Configuring | Ready, Ended(_))
         )
     }
 
