@@ -1,0 +1,1 @@
+//! The reader held against tungstenite's own, for tests and fuzzing.
