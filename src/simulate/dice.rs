@@ -83,7 +83,9 @@ mod tests {
             let unit = rng.unit();
             assert!((0.0..1.0).contains(&unit));
             assert!((3..=5).contains(&rng.between(3, 5)));
-            sum += rng.log_normal(Duration::from_millis(450), 0.25).as_secs_f64();
+            sum += rng
+                .log_normal(Duration::from_millis(450), 0.25)
+                .as_secs_f64();
         }
         let mean = sum / 2_000.0;
         assert!((0.40..0.55).contains(&mean), "log-normal mean {mean}");

@@ -42,7 +42,9 @@ pub fn inspect(text: &[u8], stream_sid: &str) -> Result<Order, String> {
     }
     let inner = |field: &str, name: &str| -> Result<String, String> {
         let inner = message.get(field).ok_or(format!("no '{field}'"))?;
-        let inner = inner.as_object().ok_or(format!("'{field}' is not an object"))?;
+        let inner = inner
+            .as_object()
+            .ok_or(format!("'{field}' is not an object"))?;
         only(inner, &[name])?;
         text_of(inner, name).map(String::from)
     };
@@ -94,13 +96,18 @@ mod tests {
             take(r#"{"event":"mark","streamSid":"MZ1","mark":{"name":"u1.2"}}"#),
             Ok(Order::Mark("u1.2".into()))
         );
-        assert_eq!(take(r#"{"event":"clear","streamSid":"MZ1"}"#), Ok(Order::Clear));
+        assert_eq!(
+            take(r#"{"event":"clear","streamSid":"MZ1"}"#),
+            Ok(Order::Clear)
+        );
     }
 
     #[test]
     fn extra_fields_are_malformed() {
         assert_eq!(
-            refused(r#"{"event":"media","streamSid":"MZ1","media":{"payload":"//8=","track":"outbound"}}"#),
+            refused(
+                r#"{"event":"media","streamSid":"MZ1","media":{"payload":"//8=","track":"outbound"}}"#
+            ),
             "extra field 'track'"
         );
         assert_eq!(
@@ -113,11 +120,23 @@ mod tests {
     fn missing_fields_other_streams_and_unknown_events_are_malformed() {
         for (text, reason) in [
             (r#"{"event":"media","streamSid":"MZ1"}"#, "no 'media'"),
-            (r#"{"event":"mark","streamSid":"MZ1","mark":{}}"#, "no 'name'"),
+            (
+                r#"{"event":"mark","streamSid":"MZ1","mark":{}}"#,
+                "no 'name'",
+            ),
             (r#"{"event":"clear"}"#, "no 'streamSid'"),
-            (r#"{"event":"clear","streamSid":"MZ2"}"#, "streamSid of another stream"),
-            (r#"{"event":"start","streamSid":"MZ1"}"#, "unknown event 'start'"),
-            (r#"{"event":"media","streamSid":"MZ1","media":{"payload":"//8"}}"#, "payload is not base64"),
+            (
+                r#"{"event":"clear","streamSid":"MZ2"}"#,
+                "streamSid of another stream",
+            ),
+            (
+                r#"{"event":"start","streamSid":"MZ1"}"#,
+                "unknown event 'start'",
+            ),
+            (
+                r#"{"event":"media","streamSid":"MZ1","media":{"payload":"//8"}}"#,
+                "payload is not base64",
+            ),
             (r#"[]"#, "not an object"),
             (r#"{"event":"#, "not JSON"),
         ] {

@@ -24,6 +24,7 @@ use self::playback::Playback;
 use crate::base::rng::Rng;
 use crate::base::time::{Mono, Now};
 use crate::proto::audio::base64;
+use crate::simulate::Passed;
 use crate::simulate::dice::Dice as _;
 use serde_json::{Map, Value, json};
 use std::collections::VecDeque;
@@ -47,15 +48,6 @@ pub struct Warning {
     pub code: u16,
     /// Why.
     pub reason: String,
-}
-
-/// A payload and when it passed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Passed {
-    /// When.
-    pub at: Mono,
-    /// Base64.
-    pub payload: Box<str>,
 }
 
 /// What a call saw.
@@ -203,7 +195,10 @@ impl Carrier {
                 self.playback.queue_audio(bytes, now.mono);
                 if self.options.keeps_audio {
                     let payload = payload.into_boxed_str();
-                    self.report.received.push(Passed { at: now.mono, payload });
+                    self.report.received.push(Passed {
+                        at: now.mono,
+                        payload,
+                    });
                 }
             }
             Ok(Order::Mark(name)) => {
@@ -286,8 +281,10 @@ impl Carrier {
             start["customParameters"] = parameters.into();
         }
         let sequence = self.next_sequence();
-        self.push(json!({"event": "start", "sequenceNumber": sequence, "start": start,
-            "streamSid": self.report.stream_sid}));
+        self.push(
+            json!({"event": "start", "sequenceNumber": sequence, "start": start,
+            "streamSid": self.report.stream_sid}),
+        );
     }
 
     /// The absolute deadline of the next frame; a late wake-up never shifts those after it.

@@ -37,7 +37,8 @@ impl FromStr for Key {
             _ => return Err("one of 0 to 9, * and #".into()),
         };
         let seconds: f64 = at.parse().map_err(|_| "SECONDS must be a number")?;
-        let at = Duration::try_from_secs_f64(seconds).map_err(|_| "SECONDS must not be negative")?;
+        let at =
+            Duration::try_from_secs_f64(seconds).map_err(|_| "SECONDS must not be negative")?;
         Ok(Self { digit, at })
     }
 }

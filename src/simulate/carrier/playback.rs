@@ -121,7 +121,10 @@ mod tests {
         playback.clear(ms(250));
         assert_eq!(playback.poll_mark(ms(250)), Some("a".into()));
         assert_eq!(playback.poll_mark(ms(250)), Some("b".into()));
-        assert_eq!((playback.cut_bytes(), playback.heard_bytes(ms(250))), (6000, 2000));
+        assert_eq!(
+            (playback.cut_bytes(), playback.heard_bytes(ms(250))),
+            (6000, 2000)
+        );
         // What comes after plays at once.
         playback.queue_audio(800, ms(260));
         playback.queue_mark("c".into(), ms(260));

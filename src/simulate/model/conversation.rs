@@ -173,7 +173,10 @@ impl Conversation {
             .without_id()),
             Some(audio_ms) => {
                 *audio_ms = audio_end_ms;
-                if let Some(part) = item.json["content"].get_mut(0).and_then(Value::as_object_mut) {
+                if let Some(part) = item.json["content"]
+                    .get_mut(0)
+                    .and_then(Value::as_object_mut)
+                {
                     part.remove("transcript");
                 }
                 Ok(())

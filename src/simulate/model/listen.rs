@@ -24,6 +24,12 @@ impl Model {
         self.counts.appends += 1;
         self.counts.appended_bytes += bytes.len() as u64;
         self.buffered_bytes += bytes.len() as u64;
+        if self.keeps_audio {
+            self.kept.appended.push(Passed {
+                at: self.now.mono,
+                payload: audio.into(),
+            });
+        }
         if self.options.mode == Mode::Echo {
             if self.session.is_configured {
                 self.echo(audio, bytes.len() as u64);
@@ -80,6 +86,7 @@ impl Model {
     }
 
     fn on_speech_stopped(&mut self, audio_end_ms: u64) {
+        self.kept.speech_stopped.push(self.now.mono);
         let id = match self.turn_item.take() {
             Some(id) => id,
             None => self.rng.id("item_", 21),

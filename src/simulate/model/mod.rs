@@ -34,6 +34,7 @@ use self::session::Session;
 use self::vad::Vad;
 use crate::base::rng::Rng;
 use crate::base::time::{Mono, Now};
+use crate::simulate::Passed;
 use crate::simulate::dice::Dice as _;
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, VecDeque};
@@ -71,6 +72,19 @@ pub struct Counts {
     pub turns: u64,
 }
 
+/// What a session keeps for checks that come after it.
+#[derive(Clone, Debug, Default)]
+pub struct Kept {
+    /// What was counted.
+    pub counts: Counts,
+    /// Appended chunks, when audio is kept.
+    pub appended: Vec<Passed>,
+    /// When each turn of the caller ended.
+    pub speech_stopped: Vec<Mono>,
+    /// When the session was first configured.
+    pub configured_at: Option<Mono>,
+}
+
 /// One session of the simulated model.
 #[derive(Debug)]
 pub struct Model {
@@ -100,6 +114,8 @@ pub struct Model {
     stalled_until: Mono,
     has_ended: bool,
     events_sent: u64,
+    keeps_audio: bool,
+    kept: Kept,
     counts: Counts,
 }
 
@@ -135,6 +151,8 @@ impl Model {
             stalled_until: Mono(0),
             has_ended: false,
             events_sent: 0,
+            keeps_audio: false,
+            kept: Kept::default(),
             counts: Counts::default(),
         };
         model.apply_faults();
@@ -171,6 +189,17 @@ impl Model {
         self.counts
     }
 
+    /// Keeps every appended chunk from now on.
+    pub fn keep_audio(&mut self, keeps: bool) {
+        self.keeps_audio = keeps;
+    }
+
+    /// What the session kept.
+    pub fn into_kept(mut self) -> Kept {
+        self.kept.counts = self.counts;
+        self.kept
+    }
+
     /// Nothing will be sent any more and nothing is read.
     pub fn has_ended(&self) -> bool {
         self.has_ended
@@ -184,7 +213,9 @@ impl Model {
         }
         let event = match serde_json::from_slice::<Value>(text) {
             Ok(Value::Object(event)) => event,
-            Ok(_) => return self.refuse(ApiError::new("invalid_event", "Expected an object."), None),
+            Ok(_) => {
+                return self.refuse(ApiError::new("invalid_event", "Expected an object."), None);
+            }
             Err(_) => {
                 let message = "We could not parse the JSON body of your request.";
                 return self.refuse(ApiError::new("invalid_json", message), None);
@@ -199,7 +230,10 @@ impl Model {
     /// Takes one binary message: the API has none.
     pub fn handle_binary(&mut self, now: Now) {
         self.handle_timeout(now);
-        self.refuse(ApiError::new("invalid_event", "Expected a text message."), None);
+        self.refuse(
+            ApiError::new("invalid_event", "Expected a text message."),
+            None,
+        );
     }
 
     /// Does what is due.
@@ -279,6 +313,7 @@ impl Model {
                     self.vad.reset();
                     self.turn_item = None;
                 }
+                self.kept.configured_at.get_or_insert(self.now.mono);
                 let session = self.session.echo();
                 let latency = self.options.update_latency;
                 self.schedule(latency, "session.updated", json!({"session": session}));
@@ -363,14 +398,20 @@ impl Model {
             event.extend(fields);
         }
         if self.options.obfuscation && is_text_delta(kind) {
-            let shown = event.get("delta").and_then(Value::as_str).map_or(0, str::len);
+            let shown = event
+                .get("delta")
+                .and_then(Value::as_str)
+                .map_or(0, str::len);
             let padding = self.rng.id("", 16usize.saturating_sub(shown));
             event.insert("obfuscation".into(), padding.into());
         }
         let every = self.options.unknown_every;
         let is_odd_one = every > 0 && self.events_sent % every == every - 1;
         if is_odd_one {
-            event.insert("x_unlisted".into(), json!({"note": "a field that no type lists"}));
+            event.insert(
+                "x_unlisted".into(),
+                json!({"note": "a field that no type lists"}),
+            );
         }
         self.push(Value::Object(event).to_string());
         if is_odd_one {

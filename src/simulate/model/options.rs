@@ -162,15 +162,20 @@ mod tests {
                 after_events: 50
             })
         );
-        assert_eq!(
-            fault("stall@0").map(|f| f.harm),
-            Ok(Harm::Stall(None))
-        );
+        assert_eq!(fault("stall@0").map(|f| f.harm), Ok(Harm::Stall(None)));
         assert_eq!(
             fault("stall:20@3").map(|f| f.harm),
             Ok(Harm::Stall(Some(Duration::from_millis(20))))
         );
-        for bad in ["", "reset", "close@1", "close:99@1", "reset:3@1", "x@1", "reset@x"] {
+        for bad in [
+            "",
+            "reset",
+            "close@1",
+            "close:99@1",
+            "reset:3@1",
+            "x@1",
+            "reset@x",
+        ] {
             assert!(fault(bad).is_err(), "{bad}");
         }
     }

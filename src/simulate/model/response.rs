@@ -74,7 +74,11 @@ pub fn plan(plan: &Plan, rng: &mut Rng, now: Mono) -> VecDeque<(Mono, Step)> {
     let first_audio = now + rng.log_normal(plan.first_audio, 0.25);
     // The recordings show the first transcript about 120 ms before the first audio, and the item before it.
     let open = first_audio + Duration::ZERO;
-    let open = Mono(open.0.saturating_sub(plan.first_audio.mul_f64(0.35).as_nanos() as u64)).max(now);
+    let open = Mono(
+        open.0
+            .saturating_sub(plan.first_audio.mul_f64(0.35).as_nanos() as u64),
+    )
+    .max(now);
     let mut steps = vec![(open, Step::Open)];
     let words = pieces(&plan.line);
     let mut last = first_audio;
@@ -91,7 +95,10 @@ pub fn plan(plan: &Plan, rng: &mut Rng, now: Mono) -> VecDeque<(Mono, Step)> {
             let at = due.max(not_before);
             times.push(at);
             let length = Duration::from_millis(delta.len() as u64 / plan.format.bytes_per_ms());
-            due = due + length.div_f64(plan.profile.speed()).mul_f64(0.5 + rng.unit());
+            due = due
+                + length
+                    .div_f64(plan.profile.speed())
+                    .mul_f64(0.5 + rng.unit());
             last = at;
         }
         let mut passed = 0;

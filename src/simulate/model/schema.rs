@@ -63,10 +63,7 @@ const TURN_DETECTION: Shape = Shape::Tagged(&[
             may("threshold", Shape::Num(0.0, 1.0)),
             may("prefix_padding_ms", Shape::Int(0, 60_000)),
             may("silence_duration_ms", Shape::Int(0, 60_000)),
-            may(
-                "idle_timeout_ms",
-                Shape::Maybe(&Shape::Int(5_000, 30_000)),
-            ),
+            may("idle_timeout_ms", Shape::Maybe(&Shape::Int(5_000, 30_000))),
             may("create_response", Shape::Bool),
             may("interrupt_response", Shape::Bool),
         ],
@@ -450,14 +447,14 @@ fn max_tokens(value: &Value, path: &str) -> Result<(), ApiError> {
 
 fn tool_choice(value: &Value, path: &str) -> Result<(), ApiError> {
     if value.is_object() {
-        Shape::Tagged(&[
+        const NAMED: Shape = Shape::Tagged(&[
             ("function", &[must("name", Shape::Text)]),
             (
                 "mcp",
                 &[must("server_label", Shape::Text), may("name", Shape::Text)],
             ),
-        ])
-        .check(value, path)
+        ]);
+        NAMED.check(value, path)
     } else {
         Shape::OneOf(&["auto", "none", "required"]).check(value, path)
     }
@@ -465,14 +462,14 @@ fn tool_choice(value: &Value, path: &str) -> Result<(), ApiError> {
 
 fn truncation(value: &Value, path: &str) -> Result<(), ApiError> {
     if value.is_object() {
-        Shape::Tagged(&[(
+        const RATIO: Shape = Shape::Tagged(&[(
             "retention_ratio",
             &[
                 must("retention_ratio", Shape::Num(0.0, 1.0)),
                 may("token_limits", Shape::Any),
             ],
-        )])
-        .check(value, path)
+        )]);
+        RATIO.check(value, path)
     } else {
         Shape::OneOf(&["auto", "disabled"]).check(value, path)
     }
@@ -480,12 +477,12 @@ fn truncation(value: &Value, path: &str) -> Result<(), ApiError> {
 
 fn tracing(value: &Value, path: &str) -> Result<(), ApiError> {
     if value.is_object() {
-        Shape::Object(&[
+        const TRACE: Shape = Shape::Object(&[
             may("workflow_name", Shape::Text),
             may("group_id", Shape::Text),
             may("metadata", Shape::Any),
-        ])
-        .check(value, path)
+        ]);
+        TRACE.check(value, path)
     } else {
         Shape::OneOf(&["auto"]).check(value, path)
     }
@@ -604,8 +601,10 @@ mod tests {
     #[test]
     fn truncation_takes_integers_only() {
         assert_eq!(
-            refused(json!({"type": "conversation.item.truncate", "item_id": "item_1",
-                "content_index": 0, "audio_end_ms": 1833.4})),
+            refused(
+                json!({"type": "conversation.item.truncate", "item_id": "item_1",
+                "content_index": 0, "audio_end_ms": 1833.4})
+            ),
             ("invalid_type", Some("audio_end_ms".into()))
         );
     }
@@ -613,8 +612,10 @@ mod tests {
     #[test]
     fn assistant_audio_cannot_be_seeded() {
         assert_eq!(
-            refused(json!({"type": "conversation.item.create", "item": {"type": "message",
-                "role": "assistant", "content": [{"type": "output_audio", "transcript": "Hello"}]}})),
+            refused(
+                json!({"type": "conversation.item.create", "item": {"type": "message",
+                "role": "assistant", "content": [{"type": "output_audio", "transcript": "Hello"}]}})
+            ),
             (
                 "missing_required_parameter",
                 Some("item.content[0].text".into())

@@ -77,7 +77,11 @@ fn alaw_to_linear(byte: u8) -> i16 {
     } else {
         ((step << 4) + 0x108) << (segment - 1)
     };
-    if code & 0x80 != 0 { magnitude } else { -magnitude }
+    if code & 0x80 != 0 {
+        magnitude
+    } else {
+        -magnitude
+    }
 }
 
 fn linear_to_alaw(sample: i16) -> u8 {
@@ -255,7 +259,9 @@ impl Session {
 
     /// A switch of `turn_detection`; false when detection is off.
     pub fn detection_flag(&self, name: &str) -> bool {
-        self.input()["turn_detection"][name].as_bool().unwrap_or(false)
+        self.input()["turn_detection"][name]
+            .as_bool()
+            .unwrap_or(false)
     }
 
     /// `turn_detection.idle_timeout_ms`.
@@ -319,7 +325,8 @@ mod tests {
     #[test]
     fn only_present_fields_change() {
         let mut session = session();
-        let patch = json!({"type": "realtime", "audio": {"input": {"format": {"type": "audio/pcmu"}}}});
+        let patch =
+            json!({"type": "realtime", "audio": {"input": {"format": {"type": "audio/pcmu"}}}});
         assert_eq!(session.update(&patch, false), Ok(()));
         assert_eq!(session.input_format(), Format::Pcmu);
         assert_eq!(session.output_format(), Format::Pcm24);
@@ -333,7 +340,8 @@ mod tests {
     #[test]
     fn one_bad_field_rejects_the_whole_update() {
         let mut session = session();
-        let patch = json!({"type": "realtime", "instructions": "new", "reasoning": {"effort": "low"}});
+        let patch =
+            json!({"type": "realtime", "instructions": "new", "reasoning": {"effort": "low"}});
         assert!(session.update(&patch, false).is_err());
         assert_ne!(session.echo()["instructions"], "new");
     }

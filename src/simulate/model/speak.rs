@@ -64,7 +64,13 @@ impl Model {
             steps: VecDeque::new(),
         };
         self.idle = None;
-        let json = self.response_json(&response, "in_progress", Value::Null, json!([]), Value::Null);
+        let json = self.response_json(
+            &response,
+            "in_progress",
+            Value::Null,
+            json!([]),
+            Value::Null,
+        );
         self.emit("response.created", json!({"response": json}));
         if planned {
             let line = self.responses_made % self.options.lines.len().max(1);
@@ -177,8 +183,11 @@ impl Model {
     fn open(&mut self, index: usize) {
         let response = &mut self.responses[index];
         response.is_open = true;
-        let (id, speaks, in_conversation) =
-            (response.id.clone(), response.speaks, response.in_conversation);
+        let (id, speaks, in_conversation) = (
+            response.id.clone(),
+            response.speaks,
+            response.in_conversation,
+        );
         let item = Item::assistant(&response.item_id, speaks);
         let json = item.json.clone();
         self.emit(
@@ -341,13 +350,21 @@ impl Model {
         let instructions = self.session.member("instructions").as_str();
         let nothing = audio_out + text_out == 0;
         // Each response reads the whole conversation again.
-        let text_in = if nothing { 0 } else { tokens(instructions.unwrap_or("")) + 12 };
+        let text_in = if nothing {
+            0
+        } else {
+            tokens(instructions.unwrap_or("")) + 12
+        };
         let audio_in = if nothing {
             0
         } else {
             self.counts.appended_bytes / self.session.input_format().bytes_per_ms() / 100
         };
-        let cached = if self.counts.responses_done > 0 { text_in / 64 * 64 } else { 0 };
+        let cached = if self.counts.responses_done > 0 {
+            text_in / 64 * 64
+        } else {
+            0
+        };
         json!({
             "total_tokens": text_in + audio_in + text_out + audio_out,
             "input_tokens": text_in + audio_in,

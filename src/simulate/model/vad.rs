@@ -140,7 +140,13 @@ mod tests {
 
     fn tone(ms: usize, amplitude: i16) -> Vec<i16> {
         (0..ms * 8)
-            .map(|i| if (i / 10) % 2 == 0 { amplitude } else { -amplitude })
+            .map(|i| {
+                if (i / 10) % 2 == 0 {
+                    amplitude
+                } else {
+                    -amplitude
+                }
+            })
             .collect()
     }
 
@@ -154,7 +160,9 @@ mod tests {
         assert_eq!(
             edges,
             [
-                Edge::Started { audio_start_ms: 700 },
+                Edge::Started {
+                    audio_start_ms: 700
+                },
                 Edge::Stopped { audio_end_ms: 1900 }
             ]
         );
@@ -206,16 +214,16 @@ mod tests {
 
     #[test]
     fn padding_does_not_reach_into_the_turn_before() {
-        let audio = [
-            tone(400, 8000),
-            tone(520, 0),
-            tone(400, 8000),
-        ]
-        .concat();
+        let audio = [tone(400, 8000), tone(520, 0), tone(400, 8000)].concat();
         let edges = Vad::default().push(&audio, 8000, &SETTINGS);
         assert_eq!(edges[0], Edge::Started { audio_start_ms: 0 });
         assert_eq!(edges[1], Edge::Stopped { audio_end_ms: 900 });
-        assert_eq!(edges[2], Edge::Started { audio_start_ms: 900 });
+        assert_eq!(
+            edges[2],
+            Edge::Started {
+                audio_start_ms: 900
+            }
+        );
     }
 
     #[test]

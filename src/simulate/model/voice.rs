@@ -69,14 +69,19 @@ fn syllable(out: &mut Vec<i16>, vowel: char, pitch: f64, len: usize) {
         .take_while(|&f| f < 3400.0)
         .map(|f| {
             let near = |center: f64, width: f64| (-((f - center) / width).powi(2)).exp();
-            (f, 0.15 / (1.0 + f / 500.0) + near(first, 150.0) + 0.6 * near(second, 200.0))
+            (
+                f,
+                0.15 / (1.0 + f / 500.0) + near(first, 150.0) + 0.6 * near(second, 200.0),
+            )
         })
         .collect();
     let loudness: f64 = harmonics.iter().map(|(_, a)| a).sum();
     for i in 0..len {
         let t = i as f64 / RATE as f64;
         // Soft edges: a rise and a fall over the syllable, never a click.
-        let envelope = (std::f64::consts::PI * (i as f64 + 0.5) / len as f64).sin().sqrt();
+        let envelope = (std::f64::consts::PI * (i as f64 + 0.5) / len as f64)
+            .sin()
+            .sqrt();
         let wave: f64 = harmonics
             .iter()
             .map(|(f, a)| a * (std::f64::consts::TAU * f * t).sin())
