@@ -365,6 +365,65 @@ pub struct Stats {
 }
 
 impl Stats {
+    /// Adds another call's counts. Peaks take the larger.
+    pub fn add(&mut self, other: &Self) {
+        // Taken apart, so that a new field can't be forgotten here.
+        let &Self {
+            carrier_messages_in,
+            carrier_messages_out,
+            realtime_messages_in,
+            realtime_messages_out,
+            inbound_frames,
+            inbound_bytes,
+            inbound_frames_sent,
+            inbound_bytes_sent,
+            outbound_frames,
+            outbound_bytes,
+            outbound_frames_sent,
+            outbound_bytes_sent,
+            filled_bytes,
+            fills,
+            padded_bytes,
+            sequence_gaps,
+            stamp_anomalies,
+            held_bytes_peak,
+            marks_sent,
+            marks_returned,
+            scan_fallbacks,
+            unknown_fields,
+            inbound_bytes_dropped,
+            outbound_bytes_dropped,
+            ref drops,
+        } = other;
+        self.carrier_messages_in += carrier_messages_in;
+        self.carrier_messages_out += carrier_messages_out;
+        self.realtime_messages_in += realtime_messages_in;
+        self.realtime_messages_out += realtime_messages_out;
+        self.inbound_frames += inbound_frames;
+        self.inbound_bytes += inbound_bytes;
+        self.inbound_frames_sent += inbound_frames_sent;
+        self.inbound_bytes_sent += inbound_bytes_sent;
+        self.outbound_frames += outbound_frames;
+        self.outbound_bytes += outbound_bytes;
+        self.outbound_frames_sent += outbound_frames_sent;
+        self.outbound_bytes_sent += outbound_bytes_sent;
+        self.filled_bytes += filled_bytes;
+        self.fills += fills;
+        self.padded_bytes += padded_bytes;
+        self.sequence_gaps += sequence_gaps;
+        self.stamp_anomalies += stamp_anomalies;
+        self.marks_sent += marks_sent;
+        self.marks_returned += marks_returned;
+        self.scan_fallbacks += scan_fallbacks;
+        self.unknown_fields += unknown_fields;
+        self.inbound_bytes_dropped += inbound_bytes_dropped;
+        self.outbound_bytes_dropped += outbound_bytes_dropped;
+        self.held_bytes_peak = self.held_bytes_peak.max(held_bytes_peak);
+        for (sum, count) in self.drops.iter_mut().zip(drops) {
+            *sum += count;
+        }
+    }
+
     /// Counts one dropped message.
     pub fn drop(&mut self, reason: Drop) {
         self.drops[reason as usize] += 1;
