@@ -21,12 +21,18 @@ pub fn run(config: Config) -> Result<(), String> {
         .map_err(|error| format!("no runtime: {error}"))?;
     let drain = config.relay.drain;
     let simulated = config.realtime.simulated;
-    let scheme = if config.listen.tls.is_some() { "https" } else { "http" };
+    let scheme = if config.listen.tls.is_some() {
+        "https"
+    } else {
+        "http"
+    };
     runtime.block_on(async {
         // Before the port is open: a signal that comes early is not lost.
         let mut signals = Signals::new().map_err(|error| format!("no signal handlers: {error}"))?;
         if simulated {
-            tracing::warn!("no OPENAI_API_KEY on a loopback bind: calls talk to the built-in simulated model");
+            tracing::warn!(
+                "no OPENAI_API_KEY on a loopback bind: calls talk to the built-in simulated model"
+            );
         }
         let daemon = Daemon::start(config, None)?;
         for alias in crate::base::route::STREAM_ALIASES {
@@ -49,7 +55,9 @@ pub fn run(config: Config) -> Result<(), String> {
                 }
             }
         }
-        tokio::task::spawn_blocking(move || daemon.stop()).await.map_err(|error| format!("stopping failed: {error}"))?;
+        tokio::task::spawn_blocking(move || daemon.stop())
+            .await
+            .map_err(|error| format!("stopping failed: {error}"))?;
         tracing::info!("stopped");
         Ok(())
     })
