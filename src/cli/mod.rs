@@ -2,6 +2,7 @@
 
 pub mod args;
 pub mod check;
+pub mod daemon;
 pub mod demo;
 pub mod serve;
 pub mod simulate;

@@ -358,6 +358,7 @@ impl Prover<'_> {
             },
             transcription_model: text("agent.transcription_model"),
             transcription_language: text("agent.transcription_language"),
+            ..Settings::default()
         }
     }
 
