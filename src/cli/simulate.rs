@@ -1,10 +1,16 @@
-//! `voxrelay simulate`: the simulators on their own.
+//! `voxrelay simulate model` and `voxrelay simulate carrier`: the simulators on their own.
 
 use super::Outcome;
-use super::args::SimulateArgs;
+use super::args::{CarrierArgs, ModelArgs};
 
-/// Runs it.
-pub fn run(args: SimulateArgs) -> Outcome {
+/// Runs the simulated model.
+pub fn model(args: ModelArgs) -> Outcome {
     let _ = args;
-    Err("simulate is not built yet".into())
+    Err("the simulated model is not built yet".into())
+}
+
+/// Runs the simulated carrier.
+pub fn carrier(args: CarrierArgs) -> Outcome {
+    let _ = args;
+    Err("the simulated carrier is not built yet".into())
 }
