@@ -8,6 +8,7 @@ use crate::call::session::{Command, Setup};
 use crate::transport::Established;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 
 /// What a worker can be told.
@@ -128,6 +129,7 @@ pub enum AdmitAnswer {
 pub struct WorkerSender {
     queue: SyncSender<ToWorker>,
     wake: Arc<OwnedFd>,
+    live: Arc<AtomicUsize>,
 }
 
 /// The receiving half: the worker watches `wake_fd` and then drains the queue.
@@ -135,20 +137,25 @@ pub struct WorkerSender {
 pub struct WorkerInbox {
     queue: Receiver<ToWorker>,
     wake: Arc<OwnedFd>,
+    live: Arc<AtomicUsize>,
 }
 
 /// A worker's queue of `capacity` orders.
 pub fn worker_queue(capacity: usize) -> std::io::Result<(WorkerSender, WorkerInbox)> {
     let (sender, receiver) = sync_channel(capacity);
     let wake = Arc::new(eventfd()?);
+    let live = Arc::new(AtomicUsize::new(0));
+    let sender = WorkerSender {
+        queue: sender,
+        wake: wake.clone(),
+        live: live.clone(),
+    };
     Ok((
-        WorkerSender {
-            queue: sender,
-            wake: wake.clone(),
-        },
+        sender,
         WorkerInbox {
             queue: receiver,
             wake,
+            live,
         },
     ))
 }
@@ -167,39 +174,60 @@ fn eventfd() -> std::io::Result<OwnedFd> {
 }
 
 impl WorkerSender {
+    /// Calls that live on this worker, as it last said.
+    pub fn live(&self) -> usize {
+        self.live.load(Ordering::Relaxed)
+    }
+
     /// Queues an order and wakes the worker. Gives the order back when the queue is full or the worker is gone.
     #[allow(clippy::result_large_err)] // the order itself comes back, so that its descriptor is not lost
     pub fn send(&self, order: ToWorker) -> Result<(), ToWorker> {
         self.queue.try_send(order).map_err(|error| match error {
             TrySendError::Full(order) | TrySendError::Disconnected(order) => order,
         })?;
-        // A full counter (EAGAIN) wakes as well as a fresh one; nothing else can fail on our own eventfd.
-        let _ = rustix_write(self.wake.as_raw_fd());
+        wake::ring(self.wake.as_raw_fd());
         Ok(())
     }
 }
 
-#[allow(unsafe_code)] // one call on a raw descriptor
-fn rustix_write(fd: RawFd) -> std::io::Result<()> {
-    let one = 1u64.to_ne_bytes();
-    // SAFETY: the buffer is 8 readable bytes that outlive the call; the descriptor is held by the caller.
-    let n = unsafe { libc::write(fd, one.as_ptr().cast(), one.len()) };
-    if n < 0 {
-        Err(std::io::Error::last_os_error())
-    } else {
-        Ok(())
+#[allow(unsafe_code)] // two calls on a raw descriptor
+mod wake {
+    use std::os::fd::RawFd;
+
+    /// Adds one to an eventfd's counter. A full counter wakes as well as a fresh one, and nothing else can fail on our own.
+    pub(super) fn ring(fd: RawFd) {
+        let one = 1u64.to_ne_bytes();
+        // SAFETY: the buffer is 8 readable bytes that outlive the call; the descriptor is held by the caller.
+        let _ = unsafe { libc::write(fd, one.as_ptr().cast(), one.len()) };
+    }
+
+    /// Sets an eventfd's counter to zero; it is non-blocking, so this never waits.
+    pub(super) fn clear(fd: RawFd) {
+        let mut count = [0u8; 8];
+        // SAFETY: the buffer is 8 writable bytes that outlive the call; the descriptor is held by the caller.
+        let _ = unsafe { libc::read(fd, count.as_mut_ptr().cast(), count.len()) };
     }
 }
 
 impl WorkerInbox {
-    /// The eventfd that becomes readable (8 bytes) when orders wait.
+    /// The eventfd that becomes readable when orders wait.
     pub fn wake_fd(&self) -> RawFd {
         self.wake.as_raw_fd()
+    }
+
+    /// Makes the eventfd quiet. Call it before taking the orders, so that none is slept over.
+    pub fn clear(&self) {
+        wake::clear(self.wake.as_raw_fd());
     }
 
     /// The next order.
     pub fn next(&self) -> Option<ToWorker> {
         self.queue.try_recv().ok()
+    }
+
+    /// Says how many calls live here.
+    pub fn set_live(&self, calls: usize) {
+        self.live.store(calls, Ordering::Relaxed);
     }
 }
 

@@ -24,6 +24,8 @@ pub struct Directory {
     pub expected: HashMap<CallId, Expected>,
     /// Signs and checks stream tickets; 32 bytes, made at start.
     pub ticket_key: [u8; 32],
+    /// No new calls: the daemon is about to stop.
+    pub draining: bool,
 }
 
 /// The shared handle: readers `load`, control swaps with `rcu`.

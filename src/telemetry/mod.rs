@@ -1,5 +1,6 @@
 //! Metrics and logs. Each metric name stands once, in `name`.
 
+pub mod desk_meter;
 pub mod log;
 pub mod meter;
 pub mod name;

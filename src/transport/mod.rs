@@ -4,6 +4,7 @@
 //! that one connection can go from the desk to a worker or, behind `stream`, to axum.
 
 pub mod clock;
+pub mod roots;
 pub mod stream;
 pub mod tls;
 
@@ -12,11 +13,13 @@ use std::os::fd::OwnedFd;
 /// A connection that has been set up and can change hands. Whoever holds it owns the descriptor.
 #[derive(Debug)]
 pub struct Established {
-    /// The socket, close-on-exec.
+    /// The socket, close-on-exec and in blocking mode: on a non-blocking socket io_uring answers EAGAIN
+    /// instead of waiting. `stream` sets and clears the mode for tokio.
     pub fd: OwnedFd,
     /// `None` on a plain connection.
     pub tls: Option<Box<tls::Tls>>,
-    /// Received and not yet opened: whole or partial TLS records. Empty on a plain connection.
+    /// Received and not yet opened: whole or partial TLS records, to go in front of what is received
+    /// next. Empty on a plain connection.
     pub ciphertext: Vec<u8>,
     /// Opened (or, on a plain connection, received) and not yet consumed.
     pub plaintext: Vec<u8>,

@@ -1,19 +1,13 @@
 //! Events from the model ("Realtime API reference: server events", read 2026-11).
+//!
+//! Decoding has two paths that must agree: `scan_audio_delta` takes the one hot event when it has exactly
+//! the expected shape, `decode_json` takes everything. Both protocol generations' names are read (GA and
+//! beta), and every field but `type` may be missing: compatible servers leave them out.
 
-use crate::proto::decode::{DecodeError, Noticed};
+use crate::proto::decode::{DecodeError, Noticed, Scanner, Span, Value, cut, fill, once};
 use std::borrow::Cow;
 
-/// Reused memory of the slow path, one per worker or session.
-#[derive(Default)]
-pub struct Scratch {
-    _private: (),
-}
-
-impl std::fmt::Debug for Scratch {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Scratch")
-    }
-}
+pub use crate::proto::decode::Scratch;
 
 /// `response.output_audio.delta` (beta: `response.audio.delta`).
 #[derive(Clone, Debug, PartialEq)]
@@ -149,26 +143,326 @@ pub struct SessionEcho<'a> {
     pub output_format: Option<Cow<'a, str>>,
 }
 
-/// The strict scanner for audio deltas: same rules as `carrier::twilio::scan_media`.
-pub fn scan_audio_delta(text: &[u8]) -> Option<AudioDelta<'_>> {
-    let _ = text;
-    unimplemented!()
+/// Where the parts of an audio delta lie.
+#[derive(Default)]
+struct DeltaSpans {
+    response_id: Option<Span>,
+    item_id: Option<Span>,
+    content_index: Option<u64>,
+    delta: Span,
 }
 
-/// The slow, equal path: any event, through simd-json, in place.
-pub fn decode_json<'a>(
-    text: &'a mut [u8],
-    scratch: &'a mut Scratch,
-) -> Result<(ServerEvent<'a>, Noticed), DecodeError> {
-    let _ = (text, scratch);
-    unimplemented!()
+impl DeltaSpans {
+    fn view<'a>(&self, text: &'a [u8]) -> AudioDelta<'a> {
+        let str = |span: Span| Cow::Borrowed(span.str(text));
+        AudioDelta {
+            response_id: self.response_id.map(str),
+            item_id: self.item_id.map(str),
+            content_index: self.content_index.unwrap_or(0),
+            delta: Cow::Borrowed(self.delta.bytes(text)),
+        }
+    }
+}
+
+fn scan(text: &[u8]) -> Option<DeltaSpans> {
+    let mut found = DeltaSpans::default();
+    let (mut kind, mut event_id, mut output_index, mut delta) = (None, None, None, None);
+    let mut scanner = Scanner::new(text);
+    scanner.object(|scanner, key| match key {
+        b"type" => {
+            fill(&mut kind, scanner.string())?;
+            is_audio_delta(kind?.bytes(text)).then_some(())
+        }
+        b"event_id" => fill(&mut event_id, scanner.string()),
+        b"response_id" => fill(&mut found.response_id, scanner.string()),
+        b"item_id" => fill(&mut found.item_id, scanner.string()),
+        b"output_index" => fill(&mut output_index, scanner.uint()),
+        b"content_index" => fill(&mut found.content_index, scanner.uint()),
+        b"delta" => fill(&mut delta, scanner.long_string()),
+        _ => None,
+    })?;
+    scanner.end()?;
+    kind?;
+    found.delta = delta?;
+    Some(found)
+}
+
+/// GA and beta name.
+fn is_audio_delta(kind: &[u8]) -> bool {
+    matches!(
+        kind,
+        b"response.output_audio.delta" | b"response.audio.delta"
+    )
+}
+
+/// The strict scanner for audio deltas: same rules as `carrier::twilio::scan_media`, one flat object.
+pub fn scan_audio_delta(text: &[u8]) -> Option<AudioDelta<'_>> {
+    Some(scan(text)?.view(text))
 }
 
 /// `scan_audio_delta`, else `decode_json`.
 pub fn decode<'a>(
     text: &'a mut [u8],
-    scratch: &'a mut Scratch,
+    scratch: &mut Scratch,
 ) -> Result<(ServerEvent<'a>, Noticed), DecodeError> {
-    let _ = (text, scratch);
-    unimplemented!()
+    match scan(text) {
+        Some(found) => Ok((
+            ServerEvent::AudioDelta(found.view(text)),
+            Noticed::default(),
+        )),
+        None => decode_json(text, scratch),
+    }
 }
+
+/// The slow, equal path: any event, through simd-json, in place. `text` is spent afterwards: escapes
+/// are undone inside it. Unknown fields are counted at the top level of audio deltas only: elsewhere
+/// new ones appear without notice and mean nothing.
+pub fn decode_json<'a>(
+    text: &'a mut [u8],
+    scratch: &mut Scratch,
+) -> Result<(ServerEvent<'a>, Noticed), DecodeError> {
+    scratch.parse(text, read)
+}
+
+/// The top-level members that we read.
+#[derive(Default)]
+struct Top<'t, 'a> {
+    kind: Option<Value<'t, 'a>>,
+    event_id: Option<Value<'t, 'a>>,
+    response_id: Option<Value<'t, 'a>>,
+    item_id: Option<Value<'t, 'a>>,
+    output_index: Option<Value<'t, 'a>>,
+    content_index: Option<Value<'t, 'a>>,
+    delta: Option<Value<'t, 'a>>,
+    transcript: Option<Value<'t, 'a>>,
+    audio_start_ms: Option<Value<'t, 'a>>,
+    audio_end_ms: Option<Value<'t, 'a>>,
+    session: Option<Value<'t, 'a>>,
+    response: Option<Value<'t, 'a>>,
+    error: Option<Value<'t, 'a>>,
+}
+
+impl<'t, 'a> Top<'t, 'a> {
+    fn response_id(&self) -> Option<Cow<'a, str>> {
+        self.response_id.and_then(Value::text)
+    }
+
+    fn item_id(&self) -> Option<Cow<'a, str>> {
+        self.item_id.and_then(Value::text)
+    }
+
+    fn content_index(&self) -> u64 {
+        self.content_index.and_then(Value::uint).unwrap_or(0)
+    }
+
+    /// `response.id`, or where a server put it at the top.
+    fn id_of_response(&self) -> Result<Option<Cow<'a, str>>, DecodeError> {
+        Ok(first_text(self.response, &[&["id"]])?.or_else(|| self.response_id()))
+    }
+}
+
+fn read<'a>(root: Value<'_, 'a>) -> Result<(ServerEvent<'a>, Noticed), DecodeError> {
+    let members = root.members().ok_or(DecodeError::Shape("object"))?;
+    let mut top = Top::default();
+    let mut unknown = 0;
+    for (key, value) in members {
+        match key {
+            "type" => once(&mut top.kind, value)?,
+            "event_id" => once(&mut top.event_id, value)?,
+            "response_id" => once(&mut top.response_id, value)?,
+            "item_id" => once(&mut top.item_id, value)?,
+            "output_index" => once(&mut top.output_index, value)?,
+            "content_index" => once(&mut top.content_index, value)?,
+            "delta" => once(&mut top.delta, value)?,
+            "transcript" => once(&mut top.transcript, value)?,
+            "audio_start_ms" => once(&mut top.audio_start_ms, value)?,
+            "audio_end_ms" => once(&mut top.audio_end_ms, value)?,
+            "session" => once(&mut top.session, value)?,
+            "response" => once(&mut top.response, value)?,
+            "error" => once(&mut top.error, value)?,
+            _ => unknown += 1,
+        }
+    }
+    let kind = top
+        .kind
+        .and_then(Value::str)
+        .ok_or(DecodeError::Shape("type"))?;
+    let mut noticed = Noticed::default();
+    let event = match kind {
+        kind if is_audio_delta(kind.as_bytes()) => {
+            noticed = Noticed {
+                fallback: true,
+                unknown_fields: unknown,
+            };
+            ServerEvent::AudioDelta(AudioDelta {
+                response_id: top.response_id(),
+                item_id: top.item_id(),
+                content_index: top.content_index(),
+                delta: top
+                    .delta
+                    .and_then(Value::str)
+                    .map(|text| Cow::Borrowed(text.as_bytes()))
+                    .ok_or(DecodeError::Shape("delta"))?,
+            })
+        }
+        "response.output_audio.done" | "response.audio.done" => ServerEvent::AudioDone {
+            response_id: top.response_id(),
+            item_id: top.item_id(),
+            content_index: top.content_index(),
+        },
+        "response.output_audio_transcript.delta" | "response.audio_transcript.delta" => {
+            ServerEvent::OutputTranscriptDelta {
+                item_id: top.item_id(),
+                delta: str_or_empty(top.delta),
+            }
+        }
+        "response.output_audio_transcript.done" | "response.audio_transcript.done" => {
+            ServerEvent::OutputTranscriptDone {
+                item_id: top.item_id(),
+                transcript: str_or_empty(top.transcript),
+            }
+        }
+        "conversation.item.input_audio_transcription.delta" => ServerEvent::InputTranscriptDelta {
+            item_id: top.item_id(),
+            delta: str_or_empty(top.delta),
+        },
+        "conversation.item.input_audio_transcription.completed" => {
+            ServerEvent::InputTranscriptCompleted {
+                item_id: top.item_id(),
+                transcript: str_or_empty(top.transcript),
+            }
+        }
+        "conversation.item.input_audio_transcription.failed" => {
+            ServerEvent::InputTranscriptFailed {
+                code: first_text(top.error, &[&["code"], &["type"]])?,
+                message: first_text(top.error, &[&["message"]])?,
+            }
+        }
+        "input_audio_buffer.speech_started" => ServerEvent::SpeechStarted {
+            audio_start_ms: top.audio_start_ms.and_then(Value::uint),
+            item_id: top.item_id(),
+        },
+        "input_audio_buffer.speech_stopped" => ServerEvent::SpeechStopped {
+            audio_end_ms: top.audio_end_ms.and_then(Value::uint),
+            item_id: top.item_id(),
+        },
+        "response.created" => ServerEvent::ResponseCreated {
+            response_id: top.id_of_response()?,
+        },
+        "response.done" => ServerEvent::ResponseDone {
+            response_id: top.id_of_response()?,
+            status: first_text(top.response, &[&["status"]])?,
+            detail: first_text(
+                top.response,
+                &[
+                    &["status_details", "reason"],
+                    &["status_details", "error", "code"],
+                    &["status_details", "error", "type"],
+                    // xAI: the details are one word.
+                    &["status_details"],
+                ],
+            )?,
+            message: first_text(top.response, &[&["status_details", "error", "message"]])?,
+        },
+        "session.created" => ServerEvent::SessionCreated(read_session(top.session)?),
+        "session.updated" => ServerEvent::SessionUpdated(read_session(top.session)?),
+        "error" => ServerEvent::Error {
+            kind: first_text(top.error, &[&["type"]])?,
+            code: first_text(top.error, &[&["code"]])?,
+            // Some gateways send the error as a bare sentence.
+            message: first_text(top.error, &[&["message"], &[]])?,
+            param: first_text(top.error, &[&["param"]])?,
+            event_id: first_text(top.error, &[&["event_id"]])?,
+        },
+        kind if is_ignored(kind) => ServerEvent::Ignored {
+            kind: Cow::Borrowed(kind),
+        },
+        kind => ServerEvent::Unknown {
+            kind: Cow::Borrowed(cut(kind)),
+        },
+    };
+    Ok((event, noticed))
+}
+
+/// Known events that the relay has no use for, in both protocol generations and with the extras of
+/// compatible servers. A family's later members are known too.
+fn is_ignored(kind: &str) -> bool {
+    const NAMES: &[&str] = &[
+        "conversation.created",
+        "input_audio_buffer.cleared",
+        "input_audio_buffer.committed",
+        "input_audio_buffer.dtmf_event_received",
+        "input_audio_buffer.timeout_triggered",
+        "ping",
+        "rate_limits.updated",
+    ];
+    const FAMILIES: &[&str] = &[
+        "conversation.item.",
+        "mcp_list_tools.",
+        "output_audio_buffer.",
+        "response.content_part.",
+        "response.function_call_arguments.",
+        "response.mcp_",
+        "response.output_item.",
+        "response.output_text.",
+        "response.text.",
+    ];
+    // Longer than any real name: a made-up one, which must not travel whole.
+    kind.len() <= 64
+        && (NAMES.contains(&kind) || FAMILIES.iter().any(|family| kind.starts_with(family)))
+}
+
+/// What stands at the end of `names`, each the member of the object before; `None` where one is missing.
+fn path<'t, 'a>(
+    value: Option<Value<'t, 'a>>,
+    names: &[&str],
+) -> Result<Option<Value<'t, 'a>>, DecodeError> {
+    let mut value = value;
+    for name in names {
+        value = match value {
+            Some(object) => object.member(name)?,
+            None => return Ok(None),
+        };
+    }
+    Ok(value)
+}
+
+/// The first of these paths that ends at a text.
+fn first_text<'a>(
+    value: Option<Value<'_, 'a>>,
+    paths: &[&[&str]],
+) -> Result<Option<Cow<'a, str>>, DecodeError> {
+    for names in paths {
+        if let Some(text) = path(value, names)?.and_then(Value::text) {
+            return Ok(Some(text));
+        }
+    }
+    Ok(None)
+}
+
+fn str_or_empty<'a>(value: Option<Value<'_, 'a>>) -> Cow<'a, str> {
+    Cow::Borrowed(value.and_then(Value::str).unwrap_or_default())
+}
+
+fn read_session<'a>(session: Option<Value<'_, 'a>>) -> Result<SessionEcho<'a>, DecodeError> {
+    // GA has an object, beta a word at the top of the session.
+    let format = |side: &str, beta: &str| {
+        first_text(
+            session,
+            &[
+                &["audio", side, "format", "type"],
+                &["audio", side, "format"],
+                &[beta],
+            ],
+        )
+    };
+    Ok(SessionEcho {
+        id: first_text(session, &[&["id"]])?,
+        expires_at: path(session, &["expires_at"])?.and_then(Value::uint),
+        input_format: format("input", "input_audio_format")?,
+        output_format: format("output", "output_audio_format")?,
+    })
+}
+
+#[cfg(test)]
+mod tests;

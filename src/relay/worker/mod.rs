@@ -1,1 +1,782 @@
-//! A worker: one thread, one ring, its calls from hand-over to end. No async.
+//! A worker: one thread, one ring, its calls from hand-over to end. Shell, and no async: nothing is lost by
+//! cancellation, and the clock is read once per wake-up.
+//!
+//! ```text
+//! loop {
+//!     wait ── completions ──► receive: open, unmask, Session::handle_input      (every frame)
+//!                             send done: Session::handle_sent
+//!                             wake: orders from the inbox
+//!     deadlines that are due: Session::handle_timeout
+//!     every call that was touched, once: intents, sends, facts, next deadline
+//! }
+//! ```
+//!
+//! Because a touched call is served once per wake-up, frames that arrive together leave together: in one record
+//! and one send per leg. A call's panic is caught here and ends that call alone; any other panic aborts.
+
+mod buffer;
+mod deadline;
+mod echo;
+mod leg;
+pub mod ring;
+mod table;
+#[cfg(test)]
+mod tests;
+
+use crate::base::id::{CallId, SlotKey, WorkerId};
+use crate::base::limit;
+use crate::base::time::{Clock, Now};
+use crate::bus::command::{DeskSender, ToDesk, ToWorker, WorkerInbox};
+use crate::bus::report::ReportSender;
+use crate::call::session::{Closed, Session};
+use crate::call::{EndReason, Fact, Leg, Report, Stats};
+use crate::telemetry::meter::{WorkerMeter, WorkerStats};
+use crate::transport::Established;
+use crate::transport::clock::SystemClock;
+use crate::transport::tls::TlsError;
+use deadline::Deadlines;
+use echo::Echo;
+use leg::{CarryPool, LegState, Phase, Sending};
+use ring::{Completion, LegKey, Ring, Tag};
+use std::collections::VecDeque;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::thread::JoinHandle;
+use std::time::Duration;
+use table::{Driver, Life, Table};
+
+/// Provided receive buffers for carrier legs: a 20 ms frame is 390 bytes, a burst of five fits one.
+const CARRIER_BUFFERS: (u16, usize) = (2048, 2 * 1024);
+/// And for model legs: one whole TLS record fits one.
+const REALTIME_BUFFERS: (u16, usize) = (256, limit::TLS_RECORD_BYTES_MAX.next_multiple_of(1024));
+/// How often totals are published.
+const TICK: Duration = Duration::from_secs(1);
+/// How long a finished leg waits for the peer's end.
+const LINGER: Duration = Duration::from_secs(1);
+/// How long a leg may take to send what was queued when it was told to finish.
+const FINISH: Duration = limit::WRITE_STALL_DEADLINE;
+
+/// What a worker is given.
+#[derive(Debug)]
+pub struct Parts {
+    /// Its number.
+    pub id: WorkerId,
+    /// Its orders.
+    pub inbox: WorkerInbox,
+    /// Where dials are asked for.
+    pub desk: DeskSender,
+    /// Where facts go.
+    pub reports: ReportSender,
+    /// The process's clock.
+    pub clock: SystemClock,
+}
+
+/// Starts a worker's thread; returns once its ring is set up, or with the reason why it can't be.
+pub fn start(parts: Parts) -> io::Result<JoinHandle<()>> {
+    let (ready, is_ready) = std::sync::mpsc::sync_channel(1);
+    let thread = std::thread::Builder::new()
+        .name(format!("worker-{}", parts.id.0))
+        .spawn(move || {
+            // The ring belongs to the thread that made it, so it is made here.
+            let worker = match Worker::new(parts) {
+                Ok(worker) => {
+                    let _ = ready.send(Ok(()));
+                    worker
+                }
+                Err(error) => {
+                    let _ = ready.send(Err(error));
+                    return;
+                }
+            };
+            let id = worker.shared.id;
+            let outcome = catch_unwind(AssertUnwindSafe(move || worker.run()));
+            let cause = match outcome {
+                Ok(Ok(())) => return,
+                Ok(Err(error)) => format!("ring failed: {error}"),
+                Err(_) => "panic outside a call".to_owned(),
+            };
+            // Its calls can't be served any more, and nobody else may touch their sockets: stop the process, so that
+            // the service manager starts a whole one.
+            tracing::error!(worker = id.0, cause, "worker failed; aborting");
+            eprintln!("voxrelay: worker {} failed ({cause}); aborting", id.0);
+            std::process::abort();
+        })?;
+    is_ready
+        .recv()
+        .map_err(|_| io::Error::other("the worker's thread ended at once"))??;
+    Ok(thread)
+}
+
+/// What every call of a worker shares. Apart from the table, so that one call and this can be borrowed together.
+struct Shared {
+    id: WorkerId,
+    ring: Ring,
+    scratch: Vec<u8>,
+    pool: CarryPool,
+    desk: DeskSender,
+    reports: ReportSender,
+    /// Orders to the desk that found its queue full.
+    desk_waiting: VecDeque<ToDesk>,
+    meter: WorkerMeter,
+    stats: WorkerStats,
+    /// The sum over ended calls.
+    ended: Stats,
+    now: Now,
+    /// Legs whose receive ended for want of buffers.
+    starved: Vec<LegKey>,
+}
+
+struct Worker {
+    shared: Shared,
+    table: Table,
+    deadlines: Deadlines,
+    inbox: WorkerInbox,
+    clock: SystemClock,
+    /// Calls touched in this wake-up.
+    touched: Vec<SlotKey>,
+    stopping: bool,
+}
+
+impl Worker {
+    fn new(parts: Parts) -> io::Result<Self> {
+        let mut ring = Ring::new([CARRIER_BUFFERS, REALTIME_BUFFERS])?;
+        ring.watch(parts.inbox.wake_fd())?;
+        Ok(Self {
+            shared: Shared {
+                id: parts.id,
+                ring,
+                scratch: Vec::with_capacity(2 * limit::TLS_RECORD_BYTES_MAX),
+                pool: CarryPool::default(),
+                desk: parts.desk,
+                reports: parts.reports,
+                desk_waiting: VecDeque::new(),
+                meter: WorkerMeter::new(parts.id),
+                stats: WorkerStats::default(),
+                ended: Stats::default(),
+                now: parts.clock.now(),
+                starved: Vec::new(),
+            },
+            table: Table::default(),
+            deadlines: Deadlines::default(),
+            inbox: parts.inbox,
+            clock: parts.clock,
+            touched: Vec::new(),
+            stopping: false,
+        })
+    }
+
+    fn run(mut self) -> io::Result<()> {
+        let mut completions: Vec<Completion> = Vec::with_capacity(4096);
+        let mut next_tick = self.shared.now.mono + TICK;
+        loop {
+            let due = self
+                .deadlines
+                .next()
+                .map_or(next_tick, |at| at.min(next_tick));
+            self.shared
+                .ring
+                .wait(due.since(self.shared.now.mono), &mut completions)?;
+            self.shared.now = self.clock.now();
+            self.shared.stats.wakeups += 1;
+            for completion in completions.drain(..) {
+                match completion.tag {
+                    Tag::Receive(key) => self.on_receive(key, completion),
+                    Tag::Send(key) => self.on_send(key, completion)?,
+                    Tag::Wake => {
+                        if !completion.more {
+                            self.shared.ring.watch(self.inbox.wake_fd())?;
+                        }
+                        self.inbox.clear();
+                        while let Some(order) = self.inbox.next() {
+                            self.on_order(order);
+                        }
+                    }
+                    Tag::Cancel => {}
+                }
+            }
+            while let Some((at, key)) = self.deadlines.pop_due(self.shared.now.mono) {
+                self.on_deadline(key, at);
+            }
+            for at in 0..self.touched.len() {
+                self.serve(self.touched[at])?;
+            }
+            self.touched.clear();
+            self.rearm_starved()?;
+            self.inbox.set_live(self.table.len());
+            self.shared.flush_desk();
+            if self.shared.now.mono >= next_tick {
+                next_tick = self.shared.now.mono + TICK;
+                self.publish();
+            }
+            if self.stopping && self.table.is_empty() {
+                self.publish();
+                debug_assert_eq!(self.shared.ring.slots().lent(), 0, "every slot is home");
+                return Ok(());
+            }
+        }
+    }
+
+    fn touch(touched: &mut Vec<SlotKey>, life: &mut Life) {
+        if !life.touched {
+            life.touched = true;
+            touched.push(life.key);
+        }
+    }
+
+    fn on_receive(&mut self, key: LegKey, completion: Completion) {
+        let shared = &mut self.shared;
+        let found = self.table.find_leg(key);
+        let Some(life) = found else {
+            // A stale completion still brings its buffer home.
+            if let Some(buffer) = completion.buffer {
+                let group = shared.ring.group(key.leg);
+                group.take(buffer, 0);
+                group.give_back(buffer);
+            }
+            return;
+        };
+        shared.stats.receives += 1;
+        let which = leg_of(key.leg);
+        let leg = life.legs[key.leg as usize]
+            .as_mut()
+            .expect("found by its key");
+        if !completion.more {
+            leg.receiving = false;
+        }
+        let mut gone = None;
+        if let Some(buffer) = completion.buffer {
+            let len = completion.result.max(0) as usize;
+            if leg.phase == Phase::Open && len > 0 {
+                let bytes = shared.ring.group(key.leg).take(buffer, len);
+                let (driver, now) = (&mut life.driver, shared.now);
+                let outcome = catch_unwind(AssertUnwindSafe(|| {
+                    leg.receive(bytes, &mut shared.scratch, &mut shared.pool, |plain| {
+                        driver.handle_input(which, plain, now)
+                    })
+                }));
+                match outcome {
+                    Ok(Ok(received)) if received.closed => gone = Some(Closed::Eof),
+                    Ok(Ok(_)) => {}
+                    Ok(Err(error)) => {
+                        shared.on_tls_error(life.call_id, which, &error);
+                        gone = Some(Closed::Broken);
+                    }
+                    Err(_) => shared.on_panic(life),
+                }
+            } else {
+                shared.ring.group(key.leg).take(buffer, 0);
+            }
+            shared.ring.group(key.leg).give_back(buffer);
+        }
+        match completion.result {
+            0 => gone = Some(Closed::Eof),
+            error if error < 0 => match -error {
+                libc::ENOBUFS => {
+                    shared.stats.buffers_exhausted += 1;
+                    shared.starved.push(key);
+                }
+                libc::EINTR | libc::EAGAIN => {}
+                _ => gone = Some(Closed::Broken),
+            },
+            _ => {}
+        }
+        if let Some(how) = gone {
+            shared.on_gone(life, which, how);
+        }
+        Self::touch(&mut self.touched, life);
+    }
+
+    fn on_send(&mut self, key: LegKey, completion: Completion) -> io::Result<()> {
+        let shared = &mut self.shared;
+        // A leg is freed only after its last completion, so a send always finds its leg.
+        let Some(life) = self.table.find_leg(key) else {
+            return Ok(());
+        };
+        let which = leg_of(key.leg);
+        let leg = life.legs[key.leg as usize]
+            .as_mut()
+            .expect("found by its key");
+        let sending = leg.sending.take().expect("one send in flight");
+        let sent = completion.result;
+        if sent > 0 && sending.start + (sent as usize) < sending.end && leg.phase != Phase::Retired
+        {
+            // A signal cut it short: the rest goes before anything else.
+            let start = sending.start + sent as usize;
+            shared
+                .ring
+                .send(leg.raw_fd(), key, sending.slot, start, sending.end - start)?;
+            leg.sending = Some(Sending { start, ..sending });
+            return Ok(());
+        }
+        shared.ring.slots().give_back(sending.slot);
+        if sent <= 0 {
+            shared.on_gone(life, which, Closed::Broken);
+        } else if sending.of_session {
+            let (driver, now) = (&mut life.driver, shared.now);
+            if catch_unwind(AssertUnwindSafe(|| driver.handle_sent(which, now))).is_err() {
+                shared.on_panic(life);
+            }
+        }
+        Self::touch(&mut self.touched, life);
+        Ok(())
+    }
+
+    fn on_deadline(&mut self, key: SlotKey, at: crate::base::time::Mono) {
+        let Some(life) = self.table.find(key) else {
+            return;
+        };
+        if life.armed != Some(at) {
+            return;
+        }
+        life.armed = None;
+        let now = self.shared.now;
+        for leg in life.legs.iter_mut().flatten() {
+            if leg.phase.until().is_some_and(|until| until <= now.mono) {
+                leg.phase = Phase::Retired;
+                leg.shut_both();
+            }
+        }
+        let driver = &mut life.driver;
+        if catch_unwind(AssertUnwindSafe(|| driver.handle_timeout(now))).is_err() {
+            self.shared.on_panic(life);
+        }
+        Self::touch(&mut self.touched, life);
+    }
+
+    fn on_order(&mut self, order: ToWorker) {
+        let now = self.shared.now;
+        match order {
+            ToWorker::Adopt { setup, carrier } => {
+                let call_id = setup.call_id;
+                let life = self
+                    .table
+                    .insert(call_id, Driver::Call(Box::new(Session::new(*setup, now))));
+                self.shared.install(life, Leg::Carrier, *carrier);
+                Self::touch(&mut self.touched, life);
+            }
+            ToWorker::Echo { leg, role, done } => {
+                let echo = Echo::new(role, entropy(), done);
+                let Some(call_id) = CallId::new("echo") else {
+                    return;
+                };
+                let life = self.table.insert(call_id, Driver::Echo(Box::new(echo)));
+                self.shared.install(life, Leg::Carrier, *leg);
+                Self::touch(&mut self.touched, life);
+            }
+            ToWorker::Upstream { slot, outcome } => {
+                // The call may have ended while the desk dialled: then the connection is dropped here, and so closed.
+                let Some(life) = self.table.find(slot) else {
+                    return;
+                };
+                let (answer, connection) = match outcome {
+                    Ok(connection) => (Ok(()), Some(connection)),
+                    Err(why) => (Err(why), None),
+                };
+                let driver = &mut life.driver;
+                if catch_unwind(AssertUnwindSafe(|| driver.handle_upstream(answer, now))).is_err() {
+                    self.shared.on_panic(life);
+                } else if let Some(connection) = connection
+                    && life.legs[1].is_none()
+                    && !life.driver.is_finished()
+                {
+                    self.shared.install(life, Leg::Realtime, *connection);
+                }
+                Self::touch(&mut self.touched, life);
+            }
+            ToWorker::Call { call_id, command } => {
+                for life in self.table.lives().filter(|life| life.call_id == call_id) {
+                    life.driver.handle_command(command, now);
+                    Self::touch(&mut self.touched, life);
+                }
+            }
+            ToWorker::All { command } => {
+                for life in self.table.lives() {
+                    life.driver.handle_command(command, now);
+                    Self::touch(&mut self.touched, life);
+                }
+            }
+            ToWorker::Stop => self.stopping = true,
+        }
+    }
+
+    /// After everything that arrived for a call: obeys its intents, sends, reports, arms its next deadline.
+    fn serve(&mut self, key: SlotKey) -> io::Result<()> {
+        let Some(life) = self.table.find(key) else {
+            return Ok(());
+        };
+        life.touched = false;
+        let shared = &mut self.shared;
+        shared.obey(life);
+        for index in 0..life.legs.len() {
+            shared.transmit(life, index)?;
+        }
+        shared.report(life);
+        for index in 0..life.legs.len() {
+            shared.settle(life, index)?;
+        }
+        if life.driver.is_finished() && life.legs.iter().all(Option::is_none) {
+            shared.on_ended(life);
+            self.table.remove(key);
+            return Ok(());
+        }
+        let closing = life
+            .legs
+            .iter()
+            .flatten()
+            .filter_map(|leg| leg.phase.until());
+        let at = closing.chain(life.driver.poll_timeout()).min();
+        let mut armed = life.armed;
+        self.deadlines.arm(key, at, &mut armed);
+        life.armed = armed;
+        Ok(())
+    }
+
+    fn rearm_starved(&mut self) -> io::Result<()> {
+        for at in 0..self.shared.starved.len() {
+            let key = self.shared.starved[at];
+            if let Some(life) = self.table.find_leg(key) {
+                self.shared.settle(life, key.leg as usize)?;
+            }
+        }
+        self.shared.starved.clear();
+        Ok(())
+    }
+
+    fn publish(&mut self) {
+        let mut sum = self.shared.ended.clone();
+        let stats = &mut self.shared.stats;
+        stats.calls_active = 0;
+        stats.upstream_open = 0;
+        stats.carry_bytes = 0;
+        for life in self.table.lives() {
+            if let Driver::Call(session) = &life.driver {
+                sum.add(session.stats());
+                stats.calls_active += 1;
+                stats.upstream_open += u64::from(life.legs[1].is_some());
+            }
+            stats.carry_bytes += life
+                .legs
+                .iter()
+                .flatten()
+                .map(|leg| leg.carry_bytes() as u64)
+                .sum::<u64>();
+        }
+        stats.enters = self.shared.ring.enters;
+        stats.buffers_free = (0..2)
+            .map(|id| self.shared.ring.group(id).lent as u64)
+            .sum();
+        self.shared.meter.publish(&self.shared.stats, &sum);
+    }
+}
+
+impl Shared {
+    /// Puts an established connection into a call and gives it what was read ahead.
+    fn install(&mut self, life: &mut Life, which: Leg, connection: Established) {
+        let index = index_of(which);
+        let (mut leg, mut ciphertext) = LegState::new(connection);
+        let (driver, now) = (&mut life.driver, self.now);
+        let outcome = catch_unwind(AssertUnwindSafe(|| {
+            leg.replay(&mut self.pool, |plain| {
+                driver.handle_input(which, plain, now)
+            });
+            if ciphertext.is_empty() {
+                return Ok(false);
+            }
+            leg.receive(
+                &mut ciphertext,
+                &mut self.scratch,
+                &mut self.pool,
+                |plain| driver.handle_input(which, plain, now),
+            )
+            .map(|received| received.closed)
+        }));
+        life.legs[index] = Some(leg);
+        match outcome {
+            Ok(Ok(false)) => {}
+            Ok(Ok(true)) => self.on_gone(life, which, Closed::Eof),
+            Ok(Err(error)) => {
+                self.on_tls_error(life.call_id, which, &error);
+                self.on_gone(life, which, Closed::Broken);
+            }
+            Err(_) => self.on_panic(life),
+        }
+    }
+
+    /// A leg's connection is over, by the peer or by an error.
+    fn on_gone(&mut self, life: &mut Life, which: Leg, how: Closed) {
+        let Some(leg) = &mut life.legs[index_of(which)] else {
+            return;
+        };
+        let before = leg.phase;
+        leg.phase = match (how, before) {
+            // What was queued before the peer's end, its close frame's answer above all, may still reach it.
+            (Closed::Eof, Phase::Open) => Phase::Finishing {
+                until: self.now.mono + FINISH,
+            },
+            (Closed::Eof, Phase::Finishing { .. }) => before,
+            _ => Phase::Retired,
+        };
+        leg.eof = true;
+        if leg.phase == Phase::Retired {
+            leg.shut_both();
+        }
+        if before == Phase::Open {
+            let (driver, now) = (&mut life.driver, self.now);
+            if catch_unwind(AssertUnwindSafe(|| driver.handle_closed(which, how, now))).is_err() {
+                self.on_panic(life);
+            }
+        }
+    }
+
+    fn on_tls_error(&mut self, call_id: CallId, leg: Leg, error: &TlsError) {
+        self.stats.tls_errors += 1;
+        tracing::warn!(%call_id, ?leg, error = %error.0, "TLS failed");
+    }
+
+    /// A session panicked: that call ends, everything else goes on.
+    fn on_panic(&mut self, life: &mut Life) {
+        self.stats.panics += 1;
+        tracing::error!(call_id = %life.call_id, "a call panicked and is ended; please report this");
+        let (driver, now) = (&mut life.driver, self.now);
+        let told = catch_unwind(AssertUnwindSafe(|| {
+            driver.handle_panic(now);
+            let mut facts = Vec::new();
+            while let Some(fact) = driver.poll_fact() {
+                facts.push(fact);
+            }
+            facts
+        }));
+        for fact in told.unwrap_or_default() {
+            self.send_report(life.call_id, fact, &mut life.reported_end);
+        }
+        if !life.reported_end {
+            let fact = Fact::Ended {
+                reason: EndReason::Internal,
+                stats: Box::default(),
+            };
+            self.send_report(life.call_id, fact, &mut life.reported_end);
+        }
+        life.driver = Driver::Dead;
+        for leg in life.legs.iter_mut().flatten() {
+            leg.phase = Phase::Retired;
+            leg.shut_both();
+        }
+    }
+
+    fn obey(&mut self, life: &mut Life) {
+        use crate::call::session::Intent;
+        while let Some(intent) = life.driver.poll_intent() {
+            match intent {
+                Intent::Dial => {
+                    let order = ToDesk::Dial {
+                        worker: self.id,
+                        slot: life.key,
+                        call_id: life.call_id,
+                    };
+                    self.tell_desk(order);
+                }
+                Intent::Finish(which) => {
+                    if let Some(leg) = &mut life.legs[index_of(which)]
+                        && leg.phase == Phase::Open
+                    {
+                        leg.phase = Phase::Finishing {
+                            until: self.now.mono + FINISH,
+                        };
+                    }
+                }
+                Intent::Abort(which) => {
+                    if let Some(leg) = &mut life.legs[index_of(which)] {
+                        leg.phase = Phase::Retired;
+                        leg.shut_both();
+                    }
+                }
+            }
+        }
+    }
+
+    /// Starts the leg's next send, if none is in flight and something waits.
+    fn transmit(&mut self, life: &mut Life, index: usize) -> io::Result<()> {
+        let key = LegKey {
+            index: life.key.index,
+            generation: life.key.generation,
+            leg: index as u8,
+        };
+        let Life { driver, legs, .. } = life;
+        let Some(leg) = &mut legs[index] else {
+            return Ok(());
+        };
+        if leg.sending.is_some() || !matches!(leg.phase, Phase::Open | Phase::Finishing { .. }) {
+            return Ok(());
+        }
+        let slot = self.ring.slots().take();
+        let mut of_session = false;
+        let mut len;
+        if leg.has_tls_out() {
+            len = leg.take_tls_out(self.ring.slots().bytes_mut(slot));
+        } else {
+            let now = self.now;
+            let ring = &mut self.ring;
+            let outcome = catch_unwind(AssertUnwindSafe(|| {
+                let plain = driver.poll_transmit(leg_of(key.leg), limit::SEND_BYTES_MAX);
+                if plain.is_empty() {
+                    return Ok((0, 0));
+                }
+                let sealed = leg.seal(plain, ring.slots().bytes_mut(slot))?;
+                let taken = plain.len();
+                driver.handle_taken(leg_of(key.leg), taken, now);
+                Ok((sealed, taken))
+            }));
+            match outcome {
+                Ok(Ok((sealed, taken))) => {
+                    len = sealed;
+                    of_session = taken > 0;
+                }
+                Ok(Err(error)) => {
+                    self.ring.slots().give_back(slot);
+                    self.on_tls_error(life.call_id, leg_of(key.leg), &error);
+                    self.on_gone(life, leg_of(key.leg), Closed::Broken);
+                    return Ok(());
+                }
+                Err(_) => {
+                    self.ring.slots().give_back(slot);
+                    self.on_panic(life);
+                    return Ok(());
+                }
+            }
+            if len == 0 && matches!(leg.phase, Phase::Finishing { .. }) {
+                if leg.queue_close_notify() {
+                    len = leg.take_tls_out(self.ring.slots().bytes_mut(slot));
+                } else if leg.eof {
+                    leg.phase = Phase::Retired;
+                    leg.shut_both();
+                } else {
+                    leg.shut_write();
+                    leg.phase = Phase::Lingering {
+                        until: self.now.mono + LINGER,
+                    };
+                }
+            }
+        }
+        if len == 0 {
+            self.ring.slots().give_back(slot);
+            return Ok(());
+        }
+        self.stats.sends += 1;
+        self.ring.send(leg.raw_fd(), key, slot, 0, len)?;
+        leg.sending = Some(Sending {
+            slot,
+            start: 0,
+            end: len,
+            of_session,
+        });
+        Ok(())
+    }
+
+    /// Arms a leg's receive, or closes a leg that nothing holds any more.
+    fn settle(&mut self, life: &mut Life, index: usize) -> io::Result<()> {
+        let key = LegKey {
+            index: life.key.index,
+            generation: life.key.generation,
+            leg: index as u8,
+        };
+        let Some(leg) = &mut life.legs[index] else {
+            return Ok(());
+        };
+        match leg.phase {
+            Phase::Retired if leg.is_idle() => {
+                let leg = life.legs[index].take().expect("just seen");
+                leg.release(&mut self.pool);
+            }
+            Phase::Retired => {
+                if !leg.cancelled {
+                    leg.cancelled = true;
+                    self.ring.cancel(leg.raw_fd())?;
+                }
+            }
+            _ if !leg.receiving && !leg.eof => {
+                self.ring.receive(leg.raw_fd(), key)?;
+                leg.receiving = true;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn report(&mut self, life: &mut Life) {
+        while let Some(fact) = life.driver.poll_fact() {
+            self.send_report(life.call_id, fact, &mut life.reported_end);
+        }
+    }
+
+    fn send_report(&mut self, call_id: CallId, fact: Fact, reported_end: &mut bool) {
+        if let Fact::Ended { reason, stats } = &fact {
+            *reported_end = true;
+            self.meter.ended(*reason);
+            self.ended.add(stats);
+            self.tell_desk(ToDesk::Ended {
+                worker: self.id,
+                call_id,
+            });
+        }
+        if self
+            .reports
+            .try_send(Report {
+                call_id,
+                at: self.now,
+                fact,
+            })
+            .is_err()
+        {
+            self.stats.reports_dropped += 1;
+        }
+    }
+
+    fn on_ended(&mut self, life: &mut Life) {
+        if let Driver::Echo(echo) = &mut life.driver {
+            echo.finish();
+        }
+    }
+
+    fn tell_desk(&mut self, order: ToDesk) {
+        self.desk_waiting.push_back(order);
+    }
+
+    /// The desk's queue may be full for a moment; orders wait here in order. Their number is bounded by the calls.
+    fn flush_desk(&mut self) {
+        use tokio::sync::mpsc::error::TrySendError;
+        while let Some(order) = self.desk_waiting.pop_front() {
+            match self.desk.try_send(order) {
+                Ok(()) => {}
+                Err(TrySendError::Full(order)) => {
+                    self.desk_waiting.push_front(order);
+                    return;
+                }
+                // Without a desk the daemon is stopping; its deadline for set-up ends the calls that wait.
+                Err(TrySendError::Closed(_)) => self.desk_waiting.clear(),
+            }
+        }
+    }
+}
+
+/// 32 bytes from the system.
+fn entropy() -> [u8; 32] {
+    let mut seed = [0; 32];
+    // Without entropy no mask key is safe; the kernel has had some since early boot.
+    getrandom::fill(&mut seed).expect("the kernel's random source");
+    seed
+}
+
+fn leg_of(index: u8) -> Leg {
+    if index == 0 {
+        Leg::Carrier
+    } else {
+        Leg::Realtime
+    }
+}
+
+fn index_of(leg: Leg) -> usize {
+    match leg {
+        Leg::Carrier => 0,
+        Leg::Realtime => 1,
+    }
+}

@@ -1,0 +1,235 @@
+//! The whole daemon as one value: the desk, the workers and control, wired by the buses. `serve` runs it until a
+//! signal; `demo` runs it for one call.
+
+use crate::base::id::WorkerId;
+use crate::bus::command::{DeskSender, ToDesk, ToWorker, WorkerSender, desk_queue, worker_queue};
+use crate::bus::directory::{Directory, SharedDirectory};
+use crate::bus::report::{http_queue, report_queue};
+use crate::call::session::Command;
+use crate::call::{EndReason, Report};
+use crate::config::Config;
+use crate::control::{self, Control};
+use crate::relay::{desk, worker};
+use crate::simulate::model::server::{Server, Setup};
+use crate::telemetry::meter;
+use crate::transport::clock::SystemClock;
+use arc_swap::ArcSwap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc;
+
+/// Orders that may wait for one worker: each live call can have two under way, and hang-ups come on top.
+const WORKER_QUEUE: usize = 8 * 1024;
+/// Orders that may wait for the desk.
+const DESK_QUEUE: usize = 8 * 1024;
+/// Facts that may wait for control.
+const REPORT_QUEUE: usize = 16 * 1024;
+/// HTTP connections that may wait for control; past it the desk answers 503.
+const HTTP_QUEUE: usize = 256;
+/// How long ended calls may take for their closing handshakes.
+const GOODBYE: Duration = Duration::from_secs(5);
+
+/// A running daemon.
+pub struct Daemon {
+    addresses: Vec<SocketAddr>,
+    directory: SharedDirectory,
+    desk: DeskSender,
+    desk_thread: JoinHandle<()>,
+    workers: Vec<WorkerSender>,
+    worker_threads: Vec<JoinHandle<()>>,
+    control: Control,
+    /// The built-in simulated model, where there is no key.
+    simulated: Option<Simulated>,
+}
+
+impl Daemon {
+    /// Starts everything. `tap` gets a copy of every fact (the demo's live view).
+    ///
+    /// Errs with one sentence that says what to do; nothing is left running then but threads that end by themselves.
+    pub fn start(mut config: Config, tap: Option<mpsc::Sender<Report>>) -> Result<Self, String> {
+        let prometheus = meter::install();
+        let clock = SystemClock::new();
+        let simulated = match config.realtime.simulated {
+            true => Some(Simulated::start(clock)?),
+            false => None,
+        };
+        if let Some(model) = &simulated {
+            config.realtime.url = model.url.clone();
+        }
+        let mut ticket_key = [0; 32];
+        getrandom::fill(&mut ticket_key).map_err(|error| format!("no entropy: {error}"))?;
+        let directory: SharedDirectory = Arc::new(ArcSwap::from_pointee(Directory {
+            settings: Arc::new(config.agent.clone()),
+            ticket_key,
+            ..Directory::default()
+        }));
+        let config = Arc::new(config);
+        let (desk, desk_inbox) = desk_queue(DESK_QUEUE);
+        let (reports, report_inbox) = report_queue(REPORT_QUEUE);
+        let (http, http_inbox) = http_queue(HTTP_QUEUE);
+
+        let mut workers = Vec::new();
+        let mut worker_threads = Vec::new();
+        for number in 0..config.relay.workers {
+            let (orders, inbox) =
+                worker_queue(WORKER_QUEUE).map_err(|e| format!("no eventfd: {e}"))?;
+            let parts = worker::Parts {
+                id: WorkerId(number as u16),
+                inbox,
+                desk: desk.clone(),
+                reports: reports.clone(),
+                clock,
+            };
+            let thread = worker::start(parts).map_err(|error| {
+                format!("worker {number} can't set up its ring: {error}; run `voxrelay check`")
+            })?;
+            workers.push(orders);
+            worker_threads.push(thread);
+        }
+        let running = desk::start(
+            config.clone(),
+            directory.clone(),
+            desk_inbox,
+            workers.clone(),
+            http,
+        )
+        .map_err(|error| bind_error(&config, &error))?;
+        let control = control::start(
+            control::Parts {
+                config: config.clone(),
+                directory: directory.clone(),
+                http: http_inbox,
+                reports: report_inbox,
+                desk: desk.clone(),
+                workers: workers.clone(),
+                tap,
+            },
+            prometheus,
+        )
+        .map_err(|error| format!("control can't start: {error}"))?;
+        Ok(Self {
+            addresses: running.addresses,
+            directory,
+            desk,
+            desk_thread: running.thread,
+            workers,
+            worker_threads,
+            control,
+            simulated,
+        })
+    }
+
+    /// The bound addresses, ports filled in.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// Calls live on all workers.
+    pub fn live_calls(&self) -> usize {
+        self.workers.iter().map(WorkerSender::live).sum()
+    }
+
+    /// Takes no new calls from now on; live ones go on.
+    pub fn drain(&self) {
+        self.directory.rcu(|directory| Directory {
+            draining: true,
+            ..(**directory).clone()
+        });
+        // A full queue at this moment: the directory says the same, the order only makes it immediate.
+        let _ = self.desk.try_send(ToDesk::Drain);
+    }
+
+    /// Reads the listener's certificate again.
+    pub fn reload_tls(&self) {
+        if self.desk.try_send(ToDesk::ReloadTls).is_err() {
+            tracing::error!("the desk is too busy to reload its certificate; send SIGHUP again");
+        }
+    }
+
+    /// Ends every call in order and stops all threads.
+    pub fn stop(self) {
+        self.drain();
+        for worker in &self.workers {
+            // An order that finds no room is given again below.
+            let _ = worker.send(ToWorker::All {
+                command: Command::HangUp(EndReason::Drained),
+            });
+        }
+        let deadline = Instant::now() + GOODBYE;
+        while self.live_calls() > 0 && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        for worker in &self.workers {
+            let _ = worker.send(ToWorker::Stop);
+        }
+        // Calls whose peers never answer are cut by their own closing deadlines, which are shorter than this.
+        for thread in self.worker_threads {
+            let _ = thread.join();
+        }
+        let _ = self.desk.blocking_send(ToDesk::Stop);
+        let _ = self.desk_thread.join();
+        self.control.stop();
+        if let Some(model) = self.simulated {
+            model.stop();
+        }
+    }
+}
+
+/// The built-in simulated model on a thread of its own, plain WebSocket on loopback.
+struct Simulated {
+    url: String,
+    stop: tokio::sync::oneshot::Sender<()>,
+    thread: JoinHandle<()>,
+}
+
+impl Simulated {
+    fn start(clock: SystemClock) -> Result<Self, String> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| format!("no runtime for the simulated model: {error}"))?;
+        let address = SocketAddr::from(([127, 0, 0, 1], 0));
+        let server = runtime
+            .block_on(Server::bind(address, Setup::default(), clock))
+            .map_err(|error| format!("the simulated model can't listen on loopback: {error}"))?;
+        let url = server.url();
+        let (stop, stopped) = tokio::sync::oneshot::channel();
+        let thread = std::thread::Builder::new()
+            .name("simulated-model".into())
+            .spawn(move || {
+                runtime.block_on(async {
+                    tokio::select! {
+                        _ = server.run() => {}
+                        _ = stopped => {}
+                    }
+                });
+            })
+            .map_err(|error| format!("no thread for the simulated model: {error}"))?;
+        Ok(Self { url, stop, thread })
+    }
+
+    fn stop(self) {
+        // It has ended by itself when nobody listens any more.
+        let _ = self.stop.send(());
+        let _ = self.thread.join();
+    }
+}
+
+fn bind_error(config: &Config, error: &std::io::Error) -> String {
+    match error.kind() {
+        std::io::ErrorKind::AddrInUse => format!(
+            "port {} is taken: stop the other process or set listen.port (or PORT)",
+            config.listen.port
+        ),
+        std::io::ErrorKind::PermissionDenied => format!(
+            "port {} needs a privilege: use a port above 1023, or give the service CAP_NET_BIND_SERVICE",
+            config.listen.port
+        ),
+        std::io::ErrorKind::AddrNotAvailable => {
+            format!("an address of listen.addresses is not this machine's: {error}")
+        }
+        _ => format!("the listener can't start: {error}"),
+    }
+}

@@ -1,0 +1,237 @@
+//! A worker's calls by slot: an index and a generation, so that a late completion or order finds nothing instead
+//! of the wrong call.
+
+use super::echo::Echo;
+use super::leg::LegState;
+use super::ring::{GENERATION_MASK, LegKey};
+use crate::base::id::{CallId, SlotKey};
+use crate::base::time::{Mono, Now};
+use crate::call::session::{Closed, Command, Intent, Session};
+use crate::call::{Fact, Leg};
+
+/// What drives a slot's legs.
+#[derive(Debug)]
+pub(super) enum Driver {
+    /// A call.
+    Call(Box<Session>),
+    /// A conformance echo.
+    Echo(Box<Echo>),
+    /// A call that panicked: only its sockets are left.
+    Dead,
+    /// Panics at the first byte: the planted fault of the tests.
+    #[cfg(test)]
+    Planted,
+}
+
+impl Driver {
+    pub(super) fn handle_input(&mut self, leg: Leg, input: &mut [u8], now: Now) -> usize {
+        match self {
+            Self::Call(session) => session.handle_input(leg, input, now),
+            Self::Echo(echo) => echo.handle_input(input),
+            Self::Dead => input.len(),
+            #[cfg(test)]
+            Self::Planted => panic!("planted"),
+        }
+    }
+
+    pub(super) fn handle_closed(&mut self, leg: Leg, how: Closed, now: Now) {
+        match self {
+            Self::Call(session) => session.handle_closed(leg, how, now),
+            Self::Echo(echo) => echo.handle_gone(),
+            _ => {}
+        }
+    }
+
+    pub(super) fn handle_upstream(&mut self, outcome: Result<(), String>, now: Now) {
+        if let Self::Call(session) = self {
+            session.handle_upstream(outcome, now);
+        }
+    }
+
+    pub(super) fn handle_timeout(&mut self, now: Now) {
+        if let Self::Call(session) = self {
+            session.handle_timeout(now);
+        }
+    }
+
+    pub(super) fn handle_command(&mut self, command: Command, now: Now) {
+        match self {
+            Self::Call(session) => session.handle_command(command, now),
+            Self::Echo(echo) => echo.go_away(),
+            _ => {}
+        }
+    }
+
+    pub(super) fn handle_panic(&mut self, now: Now) {
+        if let Self::Call(session) = self {
+            session.handle_panic(now);
+        }
+    }
+
+    pub(super) fn handle_sent(&mut self, leg: Leg, now: Now) {
+        if let Self::Call(session) = self {
+            session.handle_sent(leg, now);
+        }
+    }
+
+    pub(super) fn handle_taken(&mut self, leg: Leg, len: usize, now: Now) {
+        match self {
+            Self::Call(session) => session.handle_taken(leg, len, now),
+            Self::Echo(echo) => echo.handle_taken(len),
+            _ => {}
+        }
+    }
+
+    pub(super) fn poll_intent(&mut self) -> Option<Intent> {
+        match self {
+            Self::Call(session) => session.poll_intent(),
+            Self::Echo(echo) => echo.wants_finish().then_some(Intent::Finish(Leg::Carrier)),
+            _ => None,
+        }
+    }
+
+    pub(super) fn poll_transmit(&mut self, leg: Leg, max: usize) -> &[u8] {
+        match self {
+            Self::Call(session) => session.poll_transmit(leg, max),
+            Self::Echo(echo) => echo.poll_transmit(max),
+            _ => &[],
+        }
+    }
+
+    pub(super) fn poll_fact(&mut self) -> Option<Fact> {
+        match self {
+            Self::Call(session) => session.poll_fact(),
+            _ => None,
+        }
+    }
+
+    pub(super) fn poll_timeout(&self) -> Option<Mono> {
+        match self {
+            Self::Call(session) => session.poll_timeout(),
+            _ => None,
+        }
+    }
+
+    pub(super) fn is_finished(&self) -> bool {
+        match self {
+            Self::Call(session) => session.is_finished(),
+            // An echo has nothing but its socket: it is over when that is closed.
+            _ => true,
+        }
+    }
+}
+
+/// One live call with its sockets.
+#[derive(Debug)]
+pub(super) struct Life {
+    pub(super) key: SlotKey,
+    pub(super) call_id: CallId,
+    pub(super) driver: Driver,
+    /// Carrier, realtime.
+    pub(super) legs: [Option<LegState>; 2],
+    /// The earliest entry in `Deadlines` that stands for this call.
+    pub(super) armed: Option<Mono>,
+    /// On the list of this wake-up.
+    pub(super) touched: bool,
+    /// `Fact::Ended` went out.
+    pub(super) reported_end: bool,
+}
+
+#[derive(Debug, Default)]
+struct Slot {
+    generation: u32,
+    life: Option<Box<Life>>,
+}
+
+/// All calls of a worker.
+#[derive(Debug, Default)]
+pub(super) struct Table {
+    slots: Vec<Slot>,
+    free: Vec<u32>,
+}
+
+impl Table {
+    /// A new call in a free slot.
+    pub(super) fn insert(&mut self, call_id: CallId, driver: Driver) -> &mut Life {
+        let index = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(Slot::default());
+            self.slots.len() as u32 - 1
+        });
+        let slot = &mut self.slots[index as usize];
+        let key = SlotKey {
+            index,
+            generation: slot.generation,
+        };
+        slot.life.insert(Box::new(Life {
+            key,
+            call_id,
+            driver,
+            legs: [None, None],
+            armed: None,
+            touched: false,
+            reported_end: false,
+        }))
+    }
+
+    pub(super) fn find(&mut self, key: SlotKey) -> Option<&mut Life> {
+        let slot = self.slots.get_mut(key.index as usize)?;
+        if slot.generation != key.generation {
+            None
+        } else {
+            slot.life.as_deref_mut()
+        }
+    }
+
+    /// The call of a leg that is still there.
+    pub(super) fn find_leg(&mut self, key: LegKey) -> Option<&mut Life> {
+        let life = self.find(SlotKey {
+            index: key.index,
+            generation: key.generation,
+        })?;
+        life.legs[key.leg as usize].is_some().then_some(life)
+    }
+
+    /// Frees a slot; its key finds nothing any more.
+    pub(super) fn remove(&mut self, key: SlotKey) {
+        let Some(slot) = self.slots.get_mut(key.index as usize) else {
+            return;
+        };
+        if slot.generation == key.generation && slot.life.take().is_some() {
+            slot.generation = slot.generation.wrapping_add(1) & GENERATION_MASK;
+            self.free.push(key.index);
+        }
+    }
+
+    pub(super) fn lives(&mut self) -> impl Iterator<Item = &mut Life> {
+        self.slots
+            .iter_mut()
+            .filter_map(|slot| slot.life.as_deref_mut())
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.slots.len() - self.free.len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stale_key_finds_nothing_when_its_slot_is_used_again() {
+        let mut table = Table::default();
+        let id = CallId::new("a").expect("short");
+        let old = table.insert(id, Driver::Dead).key;
+        table.remove(old);
+        assert!(table.is_empty());
+        let new = table.insert(id, Driver::Dead).key;
+        assert_eq!(new.index, old.index);
+        assert!(table.find(old).is_none());
+        assert!(table.find(new).is_some());
+        assert_eq!(table.len(), 1);
+    }
+}
