@@ -170,7 +170,10 @@ fn decode_id(segment: &str) -> Result<String, &'static str> {
     if id.len() > ID_BYTES_MAX {
         return Err("id too long");
     }
-    if !id.iter().all(|&b| b.is_ascii_alphanumeric() || b"_.:-".contains(&b)) {
+    if !id
+        .iter()
+        .all(|&b| b.is_ascii_alphanumeric() || b"_.:-".contains(&b))
+    {
         return Err("byte not allowed in an id");
     }
     if id == b"." || id == b".." {
@@ -181,7 +184,9 @@ fn decode_id(segment: &str) -> Result<String, &'static str> {
 }
 
 fn query_token(query: &str) -> Option<String> {
-    let raw = query.split('&').find_map(|pair| pair.strip_prefix("token="))?;
+    let raw = query
+        .split('&')
+        .find_map(|pair| pair.strip_prefix("token="))?;
     let token = percent_decode_str(raw).decode_utf8().ok()?;
     (!token.is_empty() && token.len() <= QUERY_TOKEN_BYTES_MAX).then(|| token.into_owned())
 }
@@ -226,7 +231,12 @@ mod tests {
                 assert_ne!(a.prefix, b.prefix);
                 // A path that two aliases could take would need one id prefix inside the other.
                 let nested = a.prefix.starts_with(b.prefix) || b.prefix.starts_with(a.prefix);
-                assert!(!(a.has_id && b.has_id && nested), "{} {}", a.pattern, b.pattern);
+                assert!(
+                    !(a.has_id && b.has_id && nested),
+                    "{} {}",
+                    a.pattern,
+                    b.pattern
+                );
                 if a.has_id != b.has_id {
                     let (with, without) = if a.has_id { (a, b) } else { (b, a) };
                     assert!(!without.prefix.starts_with(with.prefix));
@@ -248,7 +258,10 @@ mod tests {
         }
         let longest = "x".repeat(128);
         assert_eq!(stream(&format!("/media-stream/{longest}")).1, Some(longest));
-        assert_eq!(stream(&format!("/media-stream/{}", "%78".repeat(128))).1, Some("x".repeat(128)));
+        assert_eq!(
+            stream(&format!("/media-stream/{}", "%78".repeat(128))).1,
+            Some("x".repeat(128))
+        );
     }
 
     #[test]
@@ -323,8 +336,14 @@ mod tests {
             let (_, _, got, fixed) = stream(target);
             assert_eq!((got.as_deref(), fixed), (token, repaired), "{target}");
         }
-        assert_eq!(stream("/media-stream/CA1%3Ftoken=abc").1.as_deref(), Some("CA1"));
-        assert_eq!(resolve("/media-stream/%3Ftoken=abc"), Resolved::BadId("empty id"));
+        assert_eq!(
+            stream("/media-stream/CA1%3Ftoken=abc").1.as_deref(),
+            Some("CA1")
+        );
+        assert_eq!(
+            resolve("/media-stream/%3Ftoken=abc"),
+            Resolved::BadId("empty id")
+        );
         let long = format!("/streams?token={}", "x".repeat(QUERY_TOKEN_BYTES_MAX + 1));
         assert_eq!(stream(&long).2, None);
     }
