@@ -257,11 +257,18 @@ fn refusal(error: httparse::Error, window: &[u8]) -> HeadError {
     match error {
         httparse::Error::TooManyHeaders => HeadError::TooLarge,
         httparse::Error::Version => {
-            // "HTTP/2.0" is another version, "HTTQ" or "http/1.1" is not HTTP.
+            // "HTTP/2.0" is another version, "HTTQ" or "http/1.1" is not HTTP. It stands first in a response
+            // and third in a request.
             let line = window.split(|byte| *byte == b'\r').next().unwrap_or(window);
-            let named = line.split(|byte| *byte == b' ').any(|word| {
-                matches!(word.strip_prefix(b"HTTP/"), Some([digit, ..]) if digit.is_ascii_digit())
-            });
+            let named = line
+                .split(|byte| *byte == b' ')
+                .enumerate()
+                .any(|(at, word)| {
+                    matches!(
+                        (at, word.strip_prefix(b"HTTP/")),
+                        (0 | 2, Some([digit, ..])) if digit.is_ascii_digit()
+                    )
+                });
             if named {
                 HeadError::Version
             } else {
@@ -438,5 +445,7 @@ fn reason_phrase(status: u16) -> &'static str {
     }
 }
 
+#[cfg(any(test, fuzzing))]
+pub mod property;
 #[cfg(test)]
 mod tests;
