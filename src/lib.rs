@@ -11,3 +11,8 @@ pub mod relay;
 pub mod simulate;
 pub mod telemetry;
 pub mod transport;
+
+/// The package's version.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// The commit that was built, or `unknown` outside a repository.
+pub const COMMIT: &str = env!("VOXRELAY_COMMIT");

@@ -1,1 +1,561 @@
-//! What config.toml and the environment may say, and the proof of it.
+//! What config.toml may say: the one table of keys, and the reading of a file against it.
+//!
+//! Shell. Everything a file, an environment variable or a credential says becomes a `Value` under a
+//! key of `KEYS`; nothing else gets through. What the values mean together is proven in `prove`.
+
+use super::{Problem, Severity};
+use std::collections::BTreeMap;
+use std::fmt;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+/// What a key's value may be.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Kind {
+    /// Any text.
+    Text,
+    /// Text that is never shown.
+    Secret,
+    /// A list of texts; comma-separated in the environment.
+    List,
+    /// A list of texts that are never shown.
+    SecretList,
+    /// A whole number, bounds inclusive.
+    Integer(i64, i64),
+    /// A number, bounds inclusive.
+    Number(f64, f64),
+    /// true or false.
+    Bool,
+    /// One of these words.
+    Choice(&'static [&'static str]),
+}
+
+impl Kind {
+    fn is_secret(self) -> bool {
+        matches!(self, Kind::Secret | Kind::SecretList)
+    }
+
+    /// What would be right here, for error messages.
+    fn expected(self) -> String {
+        match self {
+            Kind::Text | Kind::Secret => "a text in quotes".into(),
+            Kind::List | Kind::SecretList => "a list of texts".into(),
+            Kind::Integer(min, max) => format!("a whole number from {min} to {max}"),
+            Kind::Number(min, max) => format!("a number from {min} to {max}"),
+            Kind::Bool => "true or false".into(),
+            Kind::Choice(words) => format!("one of {}", words.join(", ")),
+        }
+    }
+}
+
+/// One key of the schema.
+#[derive(Clone, Copy, Debug)]
+pub struct Key {
+    /// `section.key`.
+    pub path: &'static str,
+    /// What it may hold.
+    pub kind: Kind,
+    /// The default as the environment would write it; `None` is unset.
+    pub default: Option<&'static str>,
+    /// Names that the replaced backends used; an empty value counts as unset.
+    pub aliases: &'static [&'static str],
+}
+
+const fn key(path: &'static str, kind: Kind, default: &'static str) -> Key {
+    Key {
+        path,
+        kind,
+        default: Some(default),
+        aliases: &[],
+    }
+}
+
+const fn alias(mut key: Key, aliases: &'static [&'static str]) -> Key {
+    key.aliases = aliases;
+    key
+}
+
+const fn unset(path: &'static str, kind: Kind) -> Key {
+    Key {
+        path,
+        kind,
+        default: None,
+        aliases: &[],
+    }
+}
+
+/// The endpoint that `realtime.url` means when nobody says otherwise.
+pub const REALTIME_URL: &str = "wss://api.openai.com/v1/realtime";
+
+/// Every key there is, in the order of config.toml.
+pub const KEYS: &[Key] = &[
+    alias(
+        key("listen.addresses", Kind::List, "127.0.0.1"),
+        &["LISTEN"],
+    ),
+    alias(
+        key("listen.port", Kind::Integer(0, 65_535), "3000"),
+        &["PORT"],
+    ),
+    alias(key("listen.public_url", Kind::Text, ""), &["PUBLIC_URL"]),
+    key("listen.admin", Kind::Text, "auto"),
+    key(
+        "listen.connections_per_address",
+        Kind::Integer(1, 65_536),
+        "512",
+    ),
+    key("listen.connections_max", Kind::Integer(1, 65_536), "4096"),
+    key("listen.tls.cert_file", Kind::Text, ""),
+    key("listen.tls.key_file", Kind::Text, ""),
+    alias(
+        key("carrier.account_sid", Kind::Text, ""),
+        &["TWILIO_ACCOUNT_SID"],
+    ),
+    alias(
+        key("carrier.auth_token", Kind::Secret, ""),
+        &["TWILIO_AUTH_TOKEN"],
+    ),
+    key("carrier.auth_tokens", Kind::SecretList, ""),
+    key("carrier.auth_token_file", Kind::Text, ""),
+    key(
+        "carrier.unknown_call",
+        Kind::Choice(&["create", "reject", "debug"]),
+        "create",
+    ),
+    key("realtime.url", Kind::Text, REALTIME_URL),
+    key("realtime.model", Kind::Text, "gpt-realtime"),
+    unset("realtime.temperature", Kind::Number(0.0, 2.0)),
+    alias(
+        key("realtime.api_key", Kind::Secret, ""),
+        &["OPENAI_REALTIME_API_KEY", "OPENAI_API_KEY"],
+    ),
+    key("realtime.api_keys", Kind::SecretList, ""),
+    key("realtime.api_key_file", Kind::Text, ""),
+    key("realtime.ca_file", Kind::Text, ""),
+    key("agent.instructions", Kind::Text, ""),
+    key("agent.voice", Kind::Text, ""),
+    unset("agent.speed", Kind::Number(0.25, 1.5)),
+    key("agent.transcription_model", Kind::Text, ""),
+    key("agent.transcription_language", Kind::Text, ""),
+    key(
+        "agent.noise_reduction",
+        Kind::Choice(&["none", "near_field", "far_field"]),
+        "none",
+    ),
+    unset("agent.max_output_tokens", Kind::Integer(1, 4_096)),
+    key(
+        "agent.turn_detection.threshold",
+        Kind::Number(0.0, 1.0),
+        "0.5",
+    ),
+    key(
+        "agent.turn_detection.prefix_padding_ms",
+        Kind::Integer(0, 5_000),
+        "300",
+    ),
+    key(
+        "agent.turn_detection.silence_duration_ms",
+        Kind::Integer(20, 10_000),
+        "500",
+    ),
+    key("relay.workers", Kind::Integer(0, 1_024), "0"),
+    key("relay.calls_max", Kind::Integer(1, 100_000), "1000"),
+    key("relay.drain_secs", Kind::Integer(0, 86_400), "900"),
+    key("store.dir", Kind::Text, "./data"),
+    alias(
+        key("store.recordings_dir", Kind::Text, "./data/recordings"),
+        &["RECORDING_STORAGE_PATH"],
+    ),
+    key(
+        "log.level",
+        Kind::Choice(&["error", "warn", "info", "http", "debug"]),
+        "info",
+    ),
+    key(
+        "log.format",
+        Kind::Choice(&["auto", "text", "json"]),
+        "auto",
+    ),
+    key("dev.insecure", Kind::Bool, "false"),
+];
+
+/// A value of the right kind and within its bounds.
+#[derive(Clone, PartialEq)]
+pub enum Value {
+    /// `Text`, `Secret`, `Choice`.
+    Text(String),
+    /// `List`, `SecretList`.
+    List(Vec<String>),
+    /// `Integer`.
+    Integer(i64),
+    /// `Number`.
+    Number(f64),
+    /// `Bool`.
+    Bool(bool),
+}
+
+/// Where a value came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// Nobody said anything.
+    Default,
+    /// A line of the file, from 1.
+    File(usize),
+    /// An environment variable.
+    Env(String),
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Source::Default => f.write_str("default"),
+            Source::File(line) => write!(f, "file, line {line}"),
+            Source::Env(name) => write!(f, "environment, {name}"),
+        }
+    }
+}
+
+/// The value of every key that has one, with where it came from; later layers replace earlier ones.
+#[derive(Clone)]
+pub struct Values(BTreeMap<&'static str, (Value, Source)>);
+
+impl Values {
+    /// The defaults alone.
+    pub fn defaults() -> Self {
+        let of_key = |key: &Key| {
+            let value = parse_text(key.kind, key.default?).expect("a test parses every default");
+            Some((key.path, (value, Source::Default)))
+        };
+        Self(KEYS.iter().filter_map(of_key).collect())
+    }
+
+    /// Replaces a value.
+    pub fn set(&mut self, key: &Key, value: Value, source: Source) {
+        self.0.insert(key.path, (value, source));
+    }
+
+    /// A text; empty when unset.
+    pub fn text(&self, path: &str) -> &str {
+        match self.value(path) {
+            Some(Value::Text(text)) => text,
+            _ => "",
+        }
+    }
+
+    /// A list; empty when unset.
+    pub fn list(&self, path: &str) -> &[String] {
+        match self.value(path) {
+            Some(Value::List(list)) => list,
+            _ => &[],
+        }
+    }
+
+    /// A whole number; 0 when unset. No bound of the schema allows one below zero.
+    pub fn integer(&self, path: &str) -> u64 {
+        match self.value(path) {
+            Some(Value::Integer(n)) => u64::try_from(*n).unwrap_or(0),
+            _ => 0,
+        }
+    }
+
+    /// Whether there is a value at all.
+    pub fn is_set(&self, path: &str) -> bool {
+        self.value(path).is_some()
+    }
+
+    /// A number, where there is one.
+    pub fn number(&self, path: &str) -> Option<f64> {
+        match self.value(path) {
+            Some(Value::Number(n)) => Some(*n),
+            _ => None,
+        }
+    }
+
+    /// A switch; off when unset.
+    pub fn bool(&self, path: &str) -> bool {
+        matches!(self.value(path), Some(Value::Bool(true)))
+    }
+
+    /// Where the value came from.
+    pub fn source(&self, path: &str) -> Source {
+        self.0
+            .get(path)
+            .map_or(Source::Default, |(_, source)| source.clone())
+    }
+
+    fn value(&self, path: &str) -> Option<&Value> {
+        self.0.get(path).map(|(value, _)| value)
+    }
+
+    /// Key, value as it may be shown (a secret says only whether it is set), source; in schema order.
+    pub fn shown(&self) -> Vec<(&'static str, String, Source)> {
+        let show = |key: &Key| {
+            let value = self.value(key.path);
+            let shown = match value {
+                None => "unset".into(),
+                Some(Value::Text(s)) if key.kind.is_secret() => set_or_not(s.is_empty()).into(),
+                Some(Value::List(l)) if key.kind.is_secret() => set_or_not(l.is_empty()).into(),
+                Some(Value::Text(s)) => format!("{s:?}"),
+                Some(Value::List(l)) => format!("{l:?}"),
+                Some(Value::Integer(n)) => n.to_string(),
+                Some(Value::Number(n)) => n.to_string(),
+                Some(Value::Bool(b)) => b.to_string(),
+            };
+            (key.path, shown, self.source(key.path))
+        };
+        KEYS.iter().map(show).collect()
+    }
+}
+
+fn set_or_not(is_empty: bool) -> &'static str {
+    if is_empty { "unset" } else { "set" }
+}
+
+/// The key of this path.
+pub fn find(path: &str) -> Option<&'static Key> {
+    KEYS.iter().find(|key| key.path == path)
+}
+
+/// The known key most like `path`: by the whole path, or by its last part alone (a key in the wrong section).
+pub fn nearest(path: &str) -> &'static str {
+    let last = |path: &str| path.rsplit('.').next().unwrap_or_default().to_owned();
+    let likeness = |key: &Key| {
+        let whole = strsim::normalized_damerau_levenshtein(path, key.path);
+        let part = strsim::normalized_damerau_levenshtein(&last(path), &last(key.path));
+        whole.max(part * 0.9)
+    };
+    KEYS.iter()
+        .max_by(|a, b| likeness(a).total_cmp(&likeness(b)))
+        .expect("the schema has keys")
+        .path
+}
+
+/// Reads a value as the environment writes it. `Err` says what would be right, never the value.
+pub fn parse_text(kind: Kind, text: &str) -> Result<Value, String> {
+    let wrong = || kind.expected();
+    match kind {
+        Kind::Text | Kind::Secret => Ok(Value::Text(text.to_owned())),
+        Kind::List | Kind::SecretList => Ok(Value::List(
+            text.split(',')
+                .map(str::trim)
+                .filter(|part| !part.is_empty())
+                .map(str::to_owned)
+                .collect(),
+        )),
+        Kind::Integer(..) => integer(kind, text.trim().parse().map_err(|_| wrong())?),
+        Kind::Number(..) => number(kind, text.trim().parse().map_err(|_| wrong())?),
+        Kind::Bool => match text.trim() {
+            "true" | "1" | "yes" | "on" => Ok(Value::Bool(true)),
+            "false" | "0" | "no" | "off" => Ok(Value::Bool(false)),
+            _ => Err(wrong()),
+        },
+        Kind::Choice(words) if words.contains(&text.trim()) => {
+            Ok(Value::Text(text.trim().to_owned()))
+        }
+        Kind::Choice(_) => Err(wrong()),
+    }
+}
+
+fn integer(kind: Kind, n: i64) -> Result<Value, String> {
+    match kind {
+        Kind::Integer(min, max) if (min..=max).contains(&n) => Ok(Value::Integer(n)),
+        Kind::Number(..) => number(kind, n as f64),
+        _ => Err(kind.expected()),
+    }
+}
+
+fn number(kind: Kind, n: f64) -> Result<Value, String> {
+    match kind {
+        // A NaN is in no range.
+        Kind::Number(min, max) if (min..=max).contains(&n) => Ok(Value::Number(n)),
+        _ => Err(kind.expected()),
+    }
+}
+
+fn parse_toml(kind: Kind, value: &DeValue<'_>) -> Result<Value, String> {
+    let wrong = || kind.expected();
+    match (kind, value) {
+        (Kind::Text | Kind::Secret, DeValue::String(text)) => Ok(Value::Text(text.to_string())),
+        (Kind::Choice(_), DeValue::String(text)) => parse_text(kind, text),
+        (Kind::List | Kind::SecretList, DeValue::Array(items)) => items
+            .iter()
+            .map(|item| item.get_ref().as_str().map(str::to_owned).ok_or_else(wrong))
+            .collect::<Result<_, _>>()
+            .map(Value::List),
+        (Kind::Integer(..) | Kind::Number(..), DeValue::Integer(n)) => {
+            let n = i64::from_str_radix(n.as_str(), n.radix()).map_err(|_| wrong())?;
+            integer(kind, n)
+        }
+        (Kind::Number(..), DeValue::Float(n)) => {
+            number(kind, n.as_str().parse().map_err(|_| wrong())?)
+        }
+        (Kind::Bool, DeValue::Boolean(b)) => Ok(Value::Bool(*b)),
+        _ => Err(wrong()),
+    }
+}
+
+/// Lays the file over `values`. `name` is how messages call it. Reports every problem it finds, each with its line.
+pub fn apply(values: &mut Values, name: &str, text: &str, problems: &mut Vec<Problem>) {
+    let (root, errors) = DeTable::parse_recoverable(text);
+    let line_of = |at: usize| 1 + text[..at.min(text.len())].matches('\n').count();
+    if !errors.is_empty() {
+        for error in errors {
+            // Only the message: the error's own display quotes the line, which may hold a secret.
+            let line = line_of(error.span().map_or(0, |span| span.start));
+            problems.push(Problem {
+                severity: Severity::Error,
+                place: format!("{name}, line {line}"),
+                what: format!("this is not TOML: {}", error.message()),
+                fix: "Correct the line; texts stand in quotes, lists in square brackets.".into(),
+            });
+        }
+        return;
+    }
+    let mut reader = Reader {
+        values,
+        name,
+        line_of: &line_of,
+        problems,
+    };
+    reader.table("", root.get_ref());
+}
+
+struct Reader<'a> {
+    values: &'a mut Values,
+    name: &'a str,
+    line_of: &'a dyn Fn(usize) -> usize,
+    problems: &'a mut Vec<Problem>,
+}
+
+impl Reader<'_> {
+    fn table(&mut self, prefix: &str, table: &DeTable<'_>) {
+        // In the order of the file, so that its problems read from top to bottom.
+        let mut entries: Vec<_> = table.iter().collect();
+        entries.sort_by_key(|(name, _)| name.span().start);
+        for (name, value) in entries {
+            let line = (self.line_of)(name.span().start);
+            let path = format!("{prefix}{}", name.get_ref());
+            self.entry(&path, value, line);
+        }
+    }
+
+    fn entry(&mut self, path: &str, value: &Spanned<DeValue<'_>>, line: usize) {
+        let section = format!("{path}.");
+        match (find(path), value.get_ref()) {
+            (Some(key), value) => match parse_toml(key.kind, value) {
+                Ok(value) => self.values.set(key, value, Source::File(line)),
+                Err(expected) => self.problem(
+                    line,
+                    format!("{path} has a value that does not fit"),
+                    format!("Write {expected}."),
+                ),
+            },
+            (None, DeValue::Table(table))
+                if KEYS.iter().any(|key| key.path.starts_with(&section)) =>
+            {
+                self.table(&section, table);
+            }
+            (None, _) => self.problem(
+                line,
+                format!("unknown key {path}"),
+                format!("The nearest known key is {}.", nearest(path)),
+            ),
+        }
+    }
+
+    fn problem(&mut self, line: usize, what: String, fix: String) {
+        self.problems.push(Problem {
+            severity: Severity::Error,
+            place: format!("{}, line {line}", self.name),
+            what,
+            fix,
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> (Values, Vec<Problem>) {
+        let (mut values, mut problems) = (Values::defaults(), Vec::new());
+        apply(&mut values, "config.toml", text, &mut problems);
+        (values, problems)
+    }
+
+    #[test]
+    fn every_default_is_a_value_of_its_kind_and_every_path_is_there_once() {
+        for key in KEYS {
+            if let Some(default) = key.default {
+                assert!(parse_text(key.kind, default).is_ok(), "{}", key.path);
+            }
+            assert_eq!(KEYS.iter().filter(|k| k.path == key.path).count(), 1);
+        }
+    }
+
+    #[test]
+    fn an_unknown_key_names_the_nearest_and_the_line() {
+        let (_, problems) = read("[listen]\nprot = 3001\n\n[realtime]\nmodle = \"x\"\n");
+        let texts: Vec<_> = problems.iter().map(ToString::to_string).collect();
+        assert_eq!(texts.len(), 2, "{texts:?}");
+        assert!(texts[0].contains("line 2") && texts[0].contains("listen.port"));
+        assert!(texts[1].contains("line 5") && texts[1].contains("realtime.model"));
+    }
+
+    #[test]
+    fn a_key_in_no_or_the_wrong_section_finds_its_own() {
+        assert_eq!(nearest("port"), "listen.port");
+        assert_eq!(nearest("listen.api_key"), "realtime.api_key");
+        assert_eq!(
+            nearest("agent.turndetection.treshold"),
+            "agent.turn_detection.threshold"
+        );
+        let (_, problems) = read("[telemetry]\nlevel = \"info\"\n");
+        assert_eq!(problems.len(), 1);
+        assert!(problems[0].what.contains("telemetry"));
+    }
+
+    #[test]
+    fn wrong_kinds_and_bounds_are_all_reported_with_what_would_be_right() {
+        let (values, problems) = read(
+            "[listen]\nport = 70000\naddresses = \"127.0.0.1\"\n[agent]\nspeed = 9\n\
+             [log]\nlevel = \"loud\"\n[dev]\ninsecure = \"yes\"\n[relay]\ndrain_secs = -1\n",
+        );
+        assert_eq!(problems.len(), 6, "{problems:?}");
+        assert!(problems[0].fix.contains("0 to 65535"));
+        assert_eq!(values.integer("listen.port"), 3000, "the default stays");
+    }
+
+    #[test]
+    fn numbers_may_be_written_with_other_bases_and_whole() {
+        let (values, problems) =
+            read("[listen]\nport = 0xBB8\n[realtime]\ntemperature = 0\n[agent]\nspeed = 1\n");
+        assert!(problems.is_empty(), "{problems:?}");
+        assert_eq!(values.integer("listen.port"), 3000);
+        assert_eq!(values.number("realtime.temperature"), Some(0.0));
+    }
+
+    #[test]
+    fn a_syntax_error_tells_the_line_and_not_its_text() {
+        let (_, problems) = read("[realtime]\napi_key = \"sk-hidden\" oops\n");
+        assert!(!problems.is_empty());
+        let text = format!("{problems:?}");
+        assert!(text.contains("line 2"), "{text}");
+        assert!(!text.contains("hidden"), "{text}");
+    }
+
+    #[test]
+    fn a_wrong_secret_is_not_quoted() {
+        let (_, problems) = read("[realtime]\napi_keys = [\"sk-hidden\", 5]\n");
+        assert_eq!(problems.len(), 1);
+        assert!(!format!("{problems:?}").contains("hidden"));
+    }
+
+    #[test]
+    fn a_section_where_a_key_is_due_and_the_reverse() {
+        let (_, problems) = read("listen = 3\n");
+        assert_eq!(problems.len(), 1);
+        let (_, problems) = read("[listen.port]\nx = 1\n");
+        assert_eq!(problems.len(), 1);
+    }
+}

@@ -1,11 +1,160 @@
-//! The proven configuration: plain values that can't be wrong any more. `file` says what config.toml may hold.
+//! The proven configuration: plain values that can't be wrong any more.
+//!
+//! Shell: it reads the file, the environment and the files of secrets, once, before a port is bound. `file` holds
+//! the table of keys and reads config.toml, `env` lays the environment over it, `prove` decides what the values
+//! mean together, `check` looks at the machine. Every problem is found in one go, each with its fix; no secret is
+//! ever shown.
 
+pub mod check;
+pub mod env;
 pub mod file;
+pub mod prove;
+pub mod url;
 
 use crate::proto::realtime::settings::Settings;
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+/// Where the configuration lies when nobody says otherwise; it need not exist.
+pub const DEFAULT_FILE: &str = "config.toml";
+
+/// How bad a problem is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Severity {
+    /// Worth knowing at start.
+    Note,
+    /// It will run, but perhaps not as meant.
+    Warning,
+    /// It must not run.
+    Error,
+}
+
+/// One thing found in the configuration or the machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// How bad.
+    pub severity: Severity,
+    /// File and line, variable, or part of the machine; may be empty.
+    pub place: String,
+    /// What is wrong, without a full stop. Never holds a secret.
+    pub what: String,
+    /// What to do about it: whole sentences. May be empty.
+    pub fix: String,
+}
+
+impl Problem {
+    fn new(severity: Severity, place: &str, what: impl Into<String>, fix: &str) -> Self {
+        Self {
+            severity,
+            place: place.to_owned(),
+            what: what.into(),
+            fix: fix.to_owned(),
+        }
+    }
+
+    /// An error.
+    pub fn error(place: &str, what: impl Into<String>, fix: &str) -> Self {
+        Self::new(Severity::Error, place, what, fix)
+    }
+
+    /// A warning.
+    pub fn warning(place: &str, what: impl Into<String>, fix: &str) -> Self {
+        Self::new(Severity::Warning, place, what, fix)
+    }
+
+    /// A note.
+    pub fn note(place: &str, what: impl Into<String>, fix: &str) -> Self {
+        Self::new(Severity::Note, place, what, fix)
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.place.is_empty() {
+            write!(f, "{}: ", self.place)?;
+        }
+        write!(f, "{}.", self.what)?;
+        if !self.fix.is_empty() {
+            write!(f, " {}", self.fix)?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether any of these is an error.
+pub fn has_errors(problems: &[Problem]) -> bool {
+    problems.iter().any(|p| p.severity == Severity::Error)
+}
+
+/// What reading the configuration gave.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// Proven, unless there was an error.
+    pub config: Option<Config>,
+    /// Everything found, in order: syntax, then unknown keys and kinds, then what does not fit together.
+    pub problems: Vec<Problem>,
+    /// Every key, its value as it may be shown, and where it came from.
+    pub shown: Vec<(&'static str, String, file::Source)>,
+    /// The file that was read, where there was one.
+    pub file: Option<PathBuf>,
+}
+
+/// Reads everything. `named` is the file that the user asked for, which must exist; else `DEFAULT_FILE` is read if it is there.
+pub fn load(named: Option<&Path>, vars: &env::Vars) -> Loaded {
+    let path = named.unwrap_or(Path::new(DEFAULT_FILE));
+    let mut problems = Vec::new();
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => Some(text),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound && named.is_none() => None,
+        Err(error) => {
+            problems.push(Problem::error(
+                &path.display().to_string(),
+                format!("the configuration file cannot be read: {error}"),
+                "Correct the path given with --config, or the file's permissions.",
+            ));
+            None
+        }
+    };
+    let file = text.is_some().then(|| path.to_owned());
+    let mut loaded = load_text(text.as_deref(), &path.display().to_string(), vars);
+    problems.append(&mut loaded.problems);
+    if has_errors(&problems) {
+        loaded.config = None;
+    }
+    Loaded {
+        problems,
+        file,
+        ..loaded
+    }
+}
+
+/// `load` for a text that is already read, or for none: `name` is how messages call it.
+pub fn load_text(text: Option<&str>, name: &str, vars: &env::Vars) -> Loaded {
+    let mut values = file::Values::defaults();
+    let mut problems = Vec::new();
+    if let Some(text) = text {
+        file::apply(&mut values, name, text, &mut problems);
+    }
+    env::apply(&mut values, vars, &mut problems);
+    let config = prove::prove(&values, vars, &mut problems);
+    Loaded {
+        config: (!has_errors(&problems)).then_some(config),
+        problems,
+        shown: values.shown(),
+        file: None,
+    }
+}
+
+impl Default for Config {
+    /// What an empty file and an empty environment mean.
+    fn default() -> Self {
+        load_text(None, DEFAULT_FILE, &env::Vars::new())
+            .config
+            .expect("a test proves that the defaults fit together")
+    }
+}
 
 /// A value that is never printed.
 #[derive(Clone, PartialEq, Eq, Default)]
@@ -33,7 +182,7 @@ impl std::fmt::Debug for Secret {
 }
 
 /// Everything, proven.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     /// Where we listen.
     pub listen: Listen,
@@ -54,7 +203,7 @@ pub struct Config {
 }
 
 /// `[listen]`
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Listen {
     /// Addresses, each bound with `port`.
     pub addresses: Vec<IpAddr>,
@@ -62,7 +211,7 @@ pub struct Listen {
     pub port: u16,
     /// Certificate and key: the port then speaks TLS.
     pub tls: Option<TlsFiles>,
-    /// The admin listener (metrics, health), where there is one.
+    /// The admin listener (metrics, health), where there is one. `listen.admin = "auto"` is decided here.
     pub admin: Option<SocketAddr>,
     /// The public origin, e.g. `https://voice.example.com`, without a trailing slash.
     pub public_url: Option<String>,
@@ -89,7 +238,7 @@ pub struct TlsFiles {
 }
 
 /// `[carrier]`
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Carrier {
     /// The account that webhooks come from; empty accepts any.
     pub account_sid: String,
@@ -112,9 +261,9 @@ pub enum UnknownCall {
 }
 
 /// `[realtime]`
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Realtime {
-    /// `wss://host[:port]/path` or, for tests, `ws://…`; `model` is added.
+    /// `wss://host[:port]/path` or, for tests, `ws://…`; `model` is added. `url::Url::parse` takes it apart.
     pub url: String,
     /// The model's name.
     pub model: String,
@@ -129,9 +278,9 @@ pub struct Realtime {
 }
 
 /// `[relay]`
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Relay {
-    /// Worker threads, one ring each.
+    /// Worker threads, one ring each; at least 1 (`relay.workers = 0` is decided here).
     pub workers: usize,
     /// Calls at once, all workers together.
     pub calls_max: usize,
@@ -140,7 +289,7 @@ pub struct Relay {
 }
 
 /// `[store]`
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Store {
     /// The data directory.
     pub dir: PathBuf,
@@ -149,7 +298,7 @@ pub struct Store {
 }
 
 /// `[log]`
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Log {
     /// error, warn, info, http, debug.
     pub level: String,
@@ -158,7 +307,7 @@ pub struct Log {
 }
 
 /// `[dev]`
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Dev {
     /// Allows the simulated model and unauthenticated streams on any bind.
     pub insecure: bool,

@@ -1,7 +1,14 @@
 //! Metric handles, made at start. Workers count in plain integers and publish here once a second.
+//!
+//! Shell. Totals are set, not added up, so a missed tick loses nothing.
 
+use super::name;
 use crate::base::id::WorkerId;
 use crate::call::{EndReason, Stats};
+use metrics::{Counter, Gauge, Label};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use std::sync::OnceLock;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// What a worker counts beside its sessions. Totals since start, or values of now.
 #[derive(Clone, Debug, Default)]
@@ -32,26 +39,295 @@ pub struct WorkerStats {
     pub tls_errors: u64,
 }
 
-/// One worker's handles.
-#[derive(Debug)]
+/// A counter's name, its labels beside `worker`, and where its total stands.
+type Total<S> = (
+    &'static str,
+    &'static [(&'static str, &'static str)],
+    fn(&S) -> u64,
+);
+
+/// What is published of the sessions. `held_bytes_peak` is one call's affair: a sum of peaks says nothing.
+const SESSION_TOTALS: &[Total<Stats>] = &[
+    (name::MESSAGES, &[("leg", "carrier"), ("way", "in")], |s| {
+        s.carrier_messages_in
+    }),
+    (name::MESSAGES, &[("leg", "carrier"), ("way", "out")], |s| {
+        s.carrier_messages_out
+    }),
+    (name::MESSAGES, &[("leg", "realtime"), ("way", "in")], |s| {
+        s.realtime_messages_in
+    }),
+    (
+        name::MESSAGES,
+        &[("leg", "realtime"), ("way", "out")],
+        |s| s.realtime_messages_out,
+    ),
+    (
+        name::AUDIO_FRAMES,
+        &[("direction", "inbound"), ("step", "received")],
+        |s| s.inbound_frames,
+    ),
+    (
+        name::AUDIO_FRAMES,
+        &[("direction", "inbound"), ("step", "sent")],
+        |s| s.inbound_frames_sent,
+    ),
+    (
+        name::AUDIO_FRAMES,
+        &[("direction", "outbound"), ("step", "received")],
+        |s| s.outbound_frames,
+    ),
+    (
+        name::AUDIO_FRAMES,
+        &[("direction", "outbound"), ("step", "sent")],
+        |s| s.outbound_frames_sent,
+    ),
+    (
+        name::AUDIO_BYTES,
+        &[("direction", "inbound"), ("step", "received")],
+        |s| s.inbound_bytes,
+    ),
+    (
+        name::AUDIO_BYTES,
+        &[("direction", "inbound"), ("step", "sent")],
+        |s| s.inbound_bytes_sent,
+    ),
+    (
+        name::AUDIO_BYTES,
+        &[("direction", "outbound"), ("step", "received")],
+        |s| s.outbound_bytes,
+    ),
+    (
+        name::AUDIO_BYTES,
+        &[("direction", "outbound"), ("step", "sent")],
+        |s| s.outbound_bytes_sent,
+    ),
+    (name::AUDIO_DROPPED, &[("direction", "inbound")], |s| {
+        s.inbound_bytes_dropped
+    }),
+    (name::AUDIO_DROPPED, &[("direction", "outbound")], |s| {
+        s.outbound_bytes_dropped
+    }),
+    (name::AUDIO_FILLED, &[], |s| s.filled_bytes),
+    (name::AUDIO_FILLS, &[], |s| s.fills),
+    (name::AUDIO_PADDED, &[], |s| s.padded_bytes),
+    (name::SEQUENCE_GAPS, &[], |s| s.sequence_gaps),
+    (name::MARKS, &[("step", "sent")], |s| s.marks_sent),
+    (name::MARKS, &[("step", "returned")], |s| s.marks_returned),
+    (name::SCAN_FALLBACKS, &[], |s| s.scan_fallbacks),
+    (name::UNKNOWN_FIELDS, &[], |s| s.unknown_fields),
+];
+
+/// What is published of the worker itself.
+const WORKER_TOTALS: &[Total<WorkerStats>] = &[
+    (name::WAKEUPS, &[], |w| w.wakeups),
+    (name::ENTERS, &[], |w| w.enters),
+    (name::RECEIVES, &[], |w| w.receives),
+    (name::SENDS, &[], |w| w.sends),
+    (name::BUFFERS_EXHAUSTED, &[], |w| w.buffers_exhausted),
+    (name::PANICS, &[], |w| w.panics),
+    (name::REPORTS_DROPPED, &[], |w| w.reports_dropped),
+    (name::TLS_ERRORS, &[], |w| w.tls_errors),
+];
+
+/// Values of now.
+const WORKER_GAUGES: &[Total<WorkerStats>] = &[
+    (name::CALLS_ACTIVE, &[], |w| w.calls_active),
+    (name::UPSTREAM_OPEN, &[], |w| w.upstream_open),
+    (name::BUFFERS_FREE, &[], |w| w.buffers_free),
+    (name::CARRY_BYTES, &[], |w| w.carry_bytes),
+];
+
+/// Makes the recorder for the whole process and describes every metric. Where one was made before (a second
+/// daemon in one process), that one is used. Errs when somebody else's recorder is in the way.
+pub fn install() -> Result<PrometheusHandle, String> {
+    static HANDLE: OnceLock<Result<PrometheusHandle, String>> = OnceLock::new();
+    let install = || {
+        let recorder = PrometheusBuilder::new().build_recorder();
+        let handle = recorder.handle();
+        metrics::set_global_recorder(recorder)
+            .map_err(|error| format!("metrics can't be recorded: {error}"))?;
+        describe();
+        Ok(handle)
+    };
+    HANDLE.get_or_init(install).clone()
+}
+
+/// Tells the current recorder what each metric is, and sets those that never change.
+pub fn describe() {
+    for (name, help) in name::COUNTERS {
+        metrics::describe_counter!(*name, *help);
+    }
+    for (name, help) in name::GAUGES {
+        metrics::describe_gauge!(*name, *help);
+    }
+    metrics::gauge!(name::BUILD_INFO, "version" => crate::VERSION, "commit" => crate::COMMIT)
+        .set(1.0);
+    let started = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0.0, |since| since.as_secs_f64());
+    metrics::gauge!(name::START_TIME).set(started);
+}
+
+/// One worker's handles, made at start: publishing formats and allocates nothing.
 pub struct WorkerMeter {
-    _private: (),
+    sessions: Vec<Counter>,
+    drops: Vec<Counter>,
+    totals: Vec<Counter>,
+    gauges: Vec<Gauge>,
+    ended: Vec<(EndReason, Counter)>,
+}
+
+impl std::fmt::Debug for WorkerMeter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("WorkerMeter")
+    }
 }
 
 impl WorkerMeter {
-    /// Makes the handles.
+    /// Makes the handles. Every series carries the worker's number: totals of two workers must not meet in one.
     pub fn new(worker: WorkerId) -> Self {
-        let _ = worker;
-        Self { _private: () }
+        let worker = worker.0.to_string();
+        let labels = |fixed: &[(&'static str, &'static str)]| -> Vec<Label> {
+            let mut labels: Vec<Label> = fixed
+                .iter()
+                .map(|(key, value)| Label::from_static_parts(key, value))
+                .collect();
+            labels.push(Label::new("worker", worker.clone()));
+            labels
+        };
+        let counter = |name: &'static str, fixed: &[(&'static str, &'static str)]| {
+            metrics::counter!(name, labels(fixed))
+        };
+        Self {
+            sessions: SESSION_TOTALS
+                .iter()
+                .map(|(n, l, _)| counter(n, l))
+                .collect(),
+            drops: name::DROPS
+                .iter()
+                .map(|drop| {
+                    counter(
+                        name::MESSAGES_DROPPED,
+                        &[("reason", name::drop_reason(*drop))],
+                    )
+                })
+                .collect(),
+            totals: WORKER_TOTALS
+                .iter()
+                .map(|(n, l, _)| counter(n, l))
+                .collect(),
+            gauges: WORKER_GAUGES
+                .iter()
+                .map(|(n, l, _)| metrics::gauge!(*n, labels(l)))
+                .collect(),
+            ended: name::END_REASONS
+                .iter()
+                .map(|reason| {
+                    let (why, side) = name::end_labels(*reason);
+                    (
+                        *reason,
+                        counter(name::CALLS_ENDED, &[("reason", why), ("side", side)]),
+                    )
+                })
+                .collect(),
+        }
     }
 
     /// Publishes totals: the worker's own and the sum over all its sessions, ended and live.
     pub fn publish(&self, worker: &WorkerStats, sessions: &Stats) {
-        let _ = (worker, sessions);
+        for (counter, (_, _, total)) in self.sessions.iter().zip(SESSION_TOTALS) {
+            counter.absolute(total(sessions));
+        }
+        for (counter, total) in self.drops.iter().zip(sessions.drops) {
+            counter.absolute(total);
+        }
+        for (counter, (_, _, total)) in self.totals.iter().zip(WORKER_TOTALS) {
+            counter.absolute(total(worker));
+        }
+        for (gauge, (_, _, value)) in self.gauges.iter().zip(WORKER_GAUGES) {
+            gauge.set(value(worker) as f64);
+        }
     }
 
     /// Counts one end.
     pub fn ended(&self, reason: EndReason) {
-        let _ = reason;
+        if let Some((_, counter)) = self.ended.iter().find(|(r, _)| *r == reason) {
+            counter.increment(1);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::call::Drop;
+
+    fn rendered(with: impl FnOnce()) -> String {
+        let recorder = PrometheusBuilder::new().build_recorder();
+        let handle = recorder.handle();
+        metrics::with_local_recorder(&recorder, || {
+            describe();
+            with();
+        });
+        handle.render()
+    }
+
+    #[test]
+    fn totals_are_absolute_and_workers_stay_apart() {
+        let text = rendered(|| {
+            let mut stats = Stats {
+                inbound_frames: 7,
+                ..Stats::default()
+            };
+            stats.drops[Drop::BadBase64 as usize] = 3;
+            let worker = WorkerStats {
+                calls_active: 2,
+                ..WorkerStats::default()
+            };
+            let meter = WorkerMeter::new(WorkerId(0));
+            meter.publish(&worker, &stats);
+            meter.publish(&worker, &stats);
+            WorkerMeter::new(WorkerId(1)).publish(&WorkerStats::default(), &stats);
+        });
+        for line in [
+            "voxrelay_audio_frames_total{direction=\"inbound\",step=\"received\",worker=\"0\"} 7",
+            "voxrelay_audio_frames_total{direction=\"inbound\",step=\"received\",worker=\"1\"} 7",
+            "voxrelay_messages_dropped_total{reason=\"bad_base64\",worker=\"0\"} 3",
+            "voxrelay_calls_active{worker=\"0\"} 2",
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
+        }
+    }
+
+    #[test]
+    fn every_end_is_counted_under_its_own_labels() {
+        let text = rendered(|| {
+            let meter = WorkerMeter::new(WorkerId(0));
+            for reason in name::END_REASONS {
+                meter.ended(*reason);
+            }
+            meter.ended(EndReason::Internal);
+        });
+        let ones = text
+            .lines()
+            .filter(|l| l.starts_with("voxrelay_calls_ended_total{") && l.ends_with(" 1"));
+        assert_eq!(ones.count(), name::END_REASONS.len() - 1);
+        assert!(text.contains("{reason=\"internal\",side=\"local\",worker=\"0\"} 2"));
+    }
+
+    #[test]
+    fn all_names_are_described() {
+        let text = rendered(|| {
+            let meter = WorkerMeter::new(WorkerId(0));
+            meter.publish(&WorkerStats::default(), &Stats::default());
+        });
+        for line in text
+            .lines()
+            .filter(|line| !line.starts_with('#') && !line.is_empty())
+        {
+            let name = line.split(['{', ' ']).next().expect("a line has a name");
+            assert!(text.contains(&format!("# HELP {name} ")), "{name}");
+        }
     }
 }

@@ -1,1 +1,223 @@
-//! Every metric name, once.
+//! Every metric name and label value, once. Prometheus conventions: the prefix `voxrelay_`, the unit in the
+//! name, `_total` on counters, labels from fixed sets only.
+
+use crate::call::fact::DROP_REASONS;
+use crate::call::{Drop, EndReason, Side};
+
+/// WebSocket messages by `leg` and `way`.
+pub const MESSAGES: &str = "voxrelay_messages_total";
+/// Audio frames by `direction` and `step`.
+pub const AUDIO_FRAMES: &str = "voxrelay_audio_frames_total";
+/// Audio by `direction` and `step`, PCMU bytes.
+pub const AUDIO_BYTES: &str = "voxrelay_audio_bytes_total";
+/// Audio dropped by `direction`, PCMU bytes.
+pub const AUDIO_DROPPED: &str = "voxrelay_audio_dropped_bytes_total";
+/// Silence sent to the model for gaps in stream time, PCMU bytes.
+pub const AUDIO_FILLED: &str = "voxrelay_audio_filled_bytes_total";
+/// Gaps that were filled.
+pub const AUDIO_FILLS: &str = "voxrelay_audio_fills_total";
+/// Silence sent while speech was open and nothing arrived, PCMU bytes.
+pub const AUDIO_PADDED: &str = "voxrelay_audio_padded_bytes_total";
+/// Frames whose number did not follow the one before.
+pub const SEQUENCE_GAPS: &str = "voxrelay_sequence_gaps_total";
+/// Marks by `step`.
+pub const MARKS: &str = "voxrelay_marks_total";
+/// Hot messages that took the slow path.
+pub const SCAN_FALLBACKS: &str = "voxrelay_scan_fallbacks_total";
+/// Fields that we do not know, in messages that we do.
+pub const UNKNOWN_FIELDS: &str = "voxrelay_unknown_fields_total";
+/// Messages dropped, by `reason`.
+pub const MESSAGES_DROPPED: &str = "voxrelay_messages_dropped_total";
+/// Calls ended, by `reason` and `side`.
+pub const CALLS_ENDED: &str = "voxrelay_calls_ended_total";
+/// Live calls.
+pub const CALLS_ACTIVE: &str = "voxrelay_calls_active";
+/// Model legs open.
+pub const UPSTREAM_OPEN: &str = "voxrelay_upstream_open";
+/// Ring wake-ups.
+pub const WAKEUPS: &str = "voxrelay_worker_wakeups_total";
+/// `io_uring_enter` calls.
+pub const ENTERS: &str = "voxrelay_worker_enters_total";
+/// Receive completions.
+pub const RECEIVES: &str = "voxrelay_worker_receives_total";
+/// Sends submitted.
+pub const SENDS: &str = "voxrelay_worker_sends_total";
+/// Multishot receives that ended for want of buffers.
+pub const BUFFERS_EXHAUSTED: &str = "voxrelay_worker_buffers_exhausted_total";
+/// Provided buffers lent to the kernel now.
+pub const BUFFERS_FREE: &str = "voxrelay_worker_buffers_free";
+/// Bytes kept for incomplete frames and records.
+pub const CARRY_BYTES: &str = "voxrelay_worker_carry_bytes";
+/// Panics caught in sessions.
+pub const PANICS: &str = "voxrelay_worker_panics_total";
+/// Reports that found the queue full.
+pub const REPORTS_DROPPED: &str = "voxrelay_worker_reports_dropped_total";
+/// TLS errors on established legs.
+pub const TLS_ERRORS: &str = "voxrelay_worker_tls_errors_total";
+/// Requests answered by the control plane, by `route` (as in the table), `method` and `status`.
+pub const HTTP_REQUESTS: &str = "voxrelay_http_requests_total";
+/// Voice webhooks by `outcome`.
+pub const WEBHOOKS: &str = "voxrelay_webhooks_total";
+/// Always 1; `version` and `commit` tell the build.
+pub const BUILD_INFO: &str = "voxrelay_build_info";
+/// When the process started, seconds since 1970.
+pub const START_TIME: &str = "voxrelay_process_start_time_seconds";
+
+/// Name and help of every counter above.
+pub const COUNTERS: &[(&str, &str)] = &[
+    (MESSAGES, "WebSocket messages by leg and way"),
+    (AUDIO_FRAMES, "Audio frames by direction and step"),
+    (AUDIO_BYTES, "PCMU bytes by direction and step"),
+    (AUDIO_DROPPED, "PCMU bytes dropped by direction"),
+    (
+        AUDIO_FILLED,
+        "PCMU bytes of silence sent for gaps in stream time",
+    ),
+    (AUDIO_FILLS, "Gaps in stream time that were filled"),
+    (
+        AUDIO_PADDED,
+        "PCMU bytes of silence sent while speech was open",
+    ),
+    (
+        SEQUENCE_GAPS,
+        "Frames whose number did not follow the one before",
+    ),
+    (MARKS, "Marks by step"),
+    (SCAN_FALLBACKS, "Hot messages that took the slow path"),
+    (UNKNOWN_FIELDS, "Unknown fields in known messages"),
+    (MESSAGES_DROPPED, "Messages dropped by reason"),
+    (CALLS_ENDED, "Calls ended by reason and side"),
+    (WAKEUPS, "Ring wake-ups"),
+    (ENTERS, "io_uring_enter calls"),
+    (RECEIVES, "Receive completions"),
+    (SENDS, "Sends submitted"),
+    (
+        BUFFERS_EXHAUSTED,
+        "Multishot receives that ended for want of buffers",
+    ),
+    (PANICS, "Panics caught in sessions"),
+    (REPORTS_DROPPED, "Reports that found the queue full"),
+    (TLS_ERRORS, "TLS errors on established legs"),
+    (HTTP_REQUESTS, "Requests answered by the control plane"),
+    (WEBHOOKS, "Voice webhooks by outcome"),
+];
+
+/// Name and help of every gauge above.
+pub const GAUGES: &[(&str, &str)] = &[
+    (CALLS_ACTIVE, "Live calls"),
+    (UPSTREAM_OPEN, "Model legs open"),
+    (BUFFERS_FREE, "Provided buffers lent to the kernel"),
+    (CARRY_BYTES, "Bytes kept for incomplete frames and records"),
+    (BUILD_INFO, "Version and commit of the build"),
+    (START_TIME, "When the process started, seconds since 1970"),
+];
+
+/// Every reason to drop a message, in the order of `Stats::drops`.
+pub const DROPS: [Drop; DROP_REASONS] = [
+    Drop::EarlyAudio,
+    Drop::BeforeStart,
+    Drop::ForeignStream,
+    Drop::SecondStart,
+    Drop::Malformed,
+    Drop::BadBase64,
+    Drop::Binary,
+    Drop::UnknownEvent,
+    Drop::OutboundTrack,
+    Drop::NoStream,
+    Drop::OutboxFull,
+    Drop::UnknownMark,
+    Drop::GapTooLong,
+];
+
+/// The `reason` label of a drop.
+pub const fn drop_reason(drop: Drop) -> &'static str {
+    match drop {
+        Drop::EarlyAudio => "early_audio",
+        Drop::BeforeStart => "before_start",
+        Drop::ForeignStream => "foreign_stream",
+        Drop::SecondStart => "second_start",
+        Drop::Malformed => "malformed",
+        Drop::BadBase64 => "bad_base64",
+        Drop::Binary => "binary",
+        Drop::UnknownEvent => "unknown_event",
+        Drop::OutboundTrack => "outbound_track",
+        Drop::NoStream => "no_stream",
+        Drop::OutboxFull => "outbox_full",
+        Drop::UnknownMark => "unknown_mark",
+        Drop::GapTooLong => "gap_too_long",
+    }
+}
+
+/// Every way a call can end.
+pub const END_REASONS: &[EndReason] = &[
+    EndReason::CallerHungUp,
+    EndReason::CarrierLost,
+    EndReason::CarrierStalled,
+    EndReason::CarrierProtocol,
+    EndReason::StartTimeout,
+    EndReason::UnsupportedMedia,
+    EndReason::NotAuthorized,
+    EndReason::RealtimeUnavailable,
+    EndReason::RealtimeSetup,
+    EndReason::RealtimeLost,
+    EndReason::RealtimeStalled,
+    EndReason::RealtimeProtocol,
+    EndReason::HungUpByOperator,
+    EndReason::Drained,
+    EndReason::Internal,
+];
+
+/// The `reason` and `side` labels of an end.
+pub const fn end_labels(reason: EndReason) -> (&'static str, &'static str) {
+    match reason {
+        EndReason::CallerHungUp => ("caller_hung_up", side(Side::Carrier)),
+        EndReason::CarrierLost => ("carrier_lost", side(Side::Carrier)),
+        EndReason::CarrierStalled => ("carrier_stalled", side(Side::Carrier)),
+        EndReason::CarrierProtocol => ("carrier_protocol", side(Side::Carrier)),
+        EndReason::StartTimeout => ("start_timeout", side(Side::Carrier)),
+        EndReason::UnsupportedMedia => ("unsupported_media", side(Side::Carrier)),
+        EndReason::NotAuthorized => ("not_authorized", side(Side::Carrier)),
+        EndReason::RealtimeUnavailable => ("realtime_unavailable", side(Side::Realtime)),
+        EndReason::RealtimeSetup => ("realtime_setup", side(Side::Realtime)),
+        EndReason::RealtimeLost => ("realtime_lost", side(Side::Realtime)),
+        EndReason::RealtimeStalled => ("realtime_stalled", side(Side::Realtime)),
+        EndReason::RealtimeProtocol => ("realtime_protocol", side(Side::Realtime)),
+        EndReason::HungUpByOperator => ("hung_up_by_operator", side(Side::Local)),
+        EndReason::Drained => ("drained", side(Side::Local)),
+        EndReason::Internal => ("internal", side(Side::Local)),
+    }
+}
+
+const fn side(side: Side) -> &'static str {
+    match side {
+        Side::Carrier => "carrier",
+        Side::Realtime => "realtime",
+        Side::Local => "local",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn names_follow_the_conventions_and_stand_once() {
+        let mut seen = BTreeSet::new();
+        for (name, help) in COUNTERS.iter().chain(GAUGES) {
+            assert!(name.starts_with("voxrelay_"), "{name}");
+            assert!(!help.is_empty() && seen.insert(*name), "{name}");
+        }
+        assert!(COUNTERS.iter().all(|(name, _)| name.ends_with("_total")));
+        assert!(!GAUGES.iter().any(|(name, _)| name.ends_with("_total")));
+    }
+
+    #[test]
+    fn drops_stand_at_their_own_index_with_labels_of_their_own() {
+        let mut seen = BTreeSet::new();
+        for (index, drop) in DROPS.into_iter().enumerate() {
+            assert_eq!(drop as usize, index);
+            assert!(seen.insert(drop_reason(drop)));
+        }
+    }
+}
