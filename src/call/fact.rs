@@ -1,5 +1,6 @@
 //! What a call reports, and how it ended.
 
+use super::marks::MarkName;
 use crate::base::id::{CallId, CallSid, ItemId, ResponseId, StreamSid};
 use crate::base::time::Now;
 
@@ -56,6 +57,65 @@ pub enum EndReason {
     Drained,
     /// A fault of ours, contained to this call.
     Internal,
+}
+
+impl EndReason {
+    /// Whose doing it was.
+    pub fn side(self) -> Side {
+        use EndReason::*;
+        match self {
+            CallerHungUp | CarrierLost | CarrierStalled | CarrierProtocol | StartTimeout
+            | UnsupportedMedia | NotAuthorized => Side::Carrier,
+            RealtimeUnavailable | RealtimeSetup | RealtimeLost | RealtimeStalled
+            | RealtimeProtocol => Side::Realtime,
+            HungUpByOperator | Drained | Internal => Side::Local,
+        }
+    }
+
+    /// A bounded label for metrics, logs and records.
+    pub fn label(self) -> &'static str {
+        use EndReason::*;
+        match self {
+            CallerHungUp => "caller_hung_up",
+            CarrierLost => "carrier_lost",
+            CarrierStalled => "carrier_stalled",
+            CarrierProtocol => "carrier_protocol",
+            StartTimeout => "start_timeout",
+            UnsupportedMedia => "unsupported_media",
+            NotAuthorized => "not_authorized",
+            RealtimeUnavailable => "realtime_unavailable",
+            RealtimeSetup => "realtime_setup",
+            RealtimeLost => "realtime_lost",
+            RealtimeStalled => "realtime_stalled",
+            RealtimeProtocol => "realtime_protocol",
+            HungUpByOperator => "hung_up_by_operator",
+            Drained => "drained",
+            Internal => "internal",
+        }
+    }
+
+    /// The WebSocket close code (RFC 6455 section 7.4.1) that a leg gets when the call ends for this reason. The
+    /// one exception: a leg that broke the protocol gets the code of what it did (1002, 1007 or 1009). A leg that
+    /// was lost or stalls gets no close frame at all.
+    pub fn close_code(self, leg: Leg) -> u16 {
+        use EndReason::*;
+        let (carrier, realtime) = match self {
+            CallerHungUp | CarrierLost | HungUpByOperator => (1000, 1000),
+            // Going away: this process stops.
+            Drained => (1001, 1001),
+            CarrierProtocol => (1002, 1000),
+            UnsupportedMedia => (1003, 1000),
+            CarrierStalled | StartTimeout | NotAuthorized => (1008, 1000),
+            // Internal error: what kept us from serving the carrier was not its doing.
+            RealtimeUnavailable | RealtimeSetup | RealtimeLost | RealtimeStalled => (1011, 1000),
+            RealtimeProtocol => (1011, 1002),
+            Internal => (1011, 1011),
+        };
+        match leg {
+            Leg::Carrier => carrier,
+            Leg::Realtime => realtime,
+        }
+    }
 }
 
 /// Who spoke.
@@ -141,8 +201,8 @@ pub enum Fact {
     },
     /// The carrier returned a mark.
     MarkReturned {
-        /// Its name, as sent.
-        name: String,
+        /// Its name, as sent. Inline: marks come back all through a call.
+        name: MarkName,
     },
     /// The model reported an error that the call survives, or one that ends it.
     RealtimeError {
@@ -211,6 +271,44 @@ pub enum Drop {
 /// How many `Drop` reasons there are.
 pub const DROP_REASONS: usize = Drop::GapTooLong as usize + 1;
 
+impl Drop {
+    /// All of them, in the order of `Stats::drops`.
+    pub const ALL: [Drop; DROP_REASONS] = [
+        Drop::EarlyAudio,
+        Drop::BeforeStart,
+        Drop::ForeignStream,
+        Drop::SecondStart,
+        Drop::Malformed,
+        Drop::BadBase64,
+        Drop::Binary,
+        Drop::UnknownEvent,
+        Drop::OutboundTrack,
+        Drop::NoStream,
+        Drop::OutboxFull,
+        Drop::UnknownMark,
+        Drop::GapTooLong,
+    ];
+
+    /// A bounded metric label.
+    pub fn label(self) -> &'static str {
+        match self {
+            Drop::EarlyAudio => "early_audio",
+            Drop::BeforeStart => "before_start",
+            Drop::ForeignStream => "foreign_stream",
+            Drop::SecondStart => "second_start",
+            Drop::Malformed => "malformed",
+            Drop::BadBase64 => "bad_base64",
+            Drop::Binary => "binary",
+            Drop::UnknownEvent => "unknown_event",
+            Drop::OutboundTrack => "outbound_track",
+            Drop::NoStream => "no_stream",
+            Drop::OutboxFull => "outbox_full",
+            Drop::UnknownMark => "unknown_mark",
+            Drop::GapTooLong => "gap_too_long",
+        }
+    }
+}
+
 /// What one call counted. Plain integers; the worker sums and publishes them.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Stats {
@@ -246,6 +344,8 @@ pub struct Stats {
     pub padded_bytes: u64,
     /// Frames whose chunk number did not follow the one before.
     pub sequence_gaps: u64,
+    /// Frames whose stamp went back or stood still so far that the stream's clock was anchored anew.
+    pub stamp_anomalies: u64,
     /// Caller audio held before the session was ready, at its most, PCMU bytes.
     pub held_bytes_peak: u64,
     /// Marks sent.
@@ -285,6 +385,7 @@ impl Stats {
             fills,
             padded_bytes,
             sequence_gaps,
+            stamp_anomalies,
             held_bytes_peak,
             marks_sent,
             marks_returned,
@@ -310,6 +411,7 @@ impl Stats {
         self.fills += fills;
         self.padded_bytes += padded_bytes;
         self.sequence_gaps += sequence_gaps;
+        self.stamp_anomalies += stamp_anomalies;
         self.marks_sent += marks_sent;
         self.marks_returned += marks_returned;
         self.scan_fallbacks += scan_fallbacks;
@@ -320,5 +422,41 @@ impl Stats {
         for (sum, count) in self.drops.iter_mut().zip(drops) {
             *sum += count;
         }
+    }
+
+    /// Counts one dropped message.
+    pub fn drop(&mut self, reason: Drop) {
+        self.drops[reason as usize] += 1;
+    }
+
+    /// How many messages were dropped for this reason.
+    pub fn dropped(&self, reason: Drop) -> u64 {
+        self.drops[reason as usize]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_drop_reason_stands_at_its_own_place_with_its_own_label() {
+        let mut labels = std::collections::BTreeSet::new();
+        for (i, reason) in Drop::ALL.into_iter().enumerate() {
+            assert_eq!(reason as usize, i);
+            assert!(labels.insert(reason.label()));
+        }
+    }
+
+    #[test]
+    fn the_model_is_told_a_normal_end_unless_it_is_at_fault_or_we_stop() {
+        assert_eq!(EndReason::CallerHungUp.close_code(Leg::Realtime), 1000);
+        assert_eq!(EndReason::NotAuthorized.close_code(Leg::Realtime), 1000);
+        assert_eq!(EndReason::RealtimeProtocol.close_code(Leg::Realtime), 1002);
+        assert_eq!(EndReason::Drained.close_code(Leg::Realtime), 1001);
+        assert_eq!(EndReason::Internal.close_code(Leg::Carrier), 1011);
+        assert_eq!(EndReason::RealtimeLost.close_code(Leg::Carrier), 1011);
+        assert_eq!(EndReason::UnsupportedMedia.close_code(Leg::Carrier), 1003);
+        assert_eq!(EndReason::NotAuthorized.close_code(Leg::Carrier), 1008);
     }
 }

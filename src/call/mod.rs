@@ -1,6 +1,356 @@
 //! Decisions, pure: one conversation from `connected` to its one `EndReason`.
+//!
+//! `Call` sees messages and events as values and never a frame; `Session` gives it those, and puts what it sends into
+//! frames. Both are core: no socket, no clock, no log. `Session` is what the shell, the simulation, the benches
+//! and the fuzzers drive.
+//!
+//! | file | subject |
+//! |---|---|
+//! | `state` | the phases of a call, drawn, and the legal moves |
+//! | `inbound` | the carrier's messages: start, the caller's audio, keys, stop |
+//! | `outbound` | the model's events: set-up, its audio, marks, transcripts, errors |
+//! | `gap` | silence for what is missing in stream time |
+//! | `early` | caller audio held until the model is ready |
+//! | `marks` | what marks are called, when one is due, which are out |
+//! | `timer` | named deadlines |
+//! | `fact` | what a call reports, how it ends, what it counts |
+//! | `outbox` | frames waiting on a leg |
+//! | `session` | bytes in, bytes out: two WebSocket legs around one `Call` |
+//!
+//! Not here yet, with its place: the playback ledger and barge-in (on `marks` and the frame boundaries of
+//! `outbox`), tools (events in `outbound`), reconnect (one more move in `state`, `early` as its buffer).
 
+pub mod early;
 pub mod fact;
+pub mod gap;
+mod inbound;
+pub mod marks;
+mod outbound;
+pub mod outbox;
 pub mod session;
+pub mod state;
+pub mod timer;
 
 pub use fact::{Drop, EndReason, Fact, Leg, Report, Side, Speaker, Stats};
+
+use crate::base::id::{CallSid, ResponseId, StreamSid};
+use crate::base::limit;
+use crate::base::time::{Mono, Now};
+use crate::proto::carrier::twilio::Encoder;
+use crate::proto::realtime::settings::Settings;
+use early::EarlyAudio;
+use gap::StreamClock;
+use marks::Marks;
+use outbox::Class;
+use state::Phase;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use timer::{Deadline, Timers};
+
+/// Facts whose memory is kept when the queue is empty.
+const FACTS_KEPT: usize = 8;
+
+/// Where a call's messages go while it handles something. Lent for one call of a `handle_*`.
+pub trait Output {
+    /// Queues one text message, made of `parts` in order, on `leg`. `false`: the leg takes no more of this class.
+    fn send(&mut self, leg: Leg, class: Class, parts: &[&[u8]]) -> bool;
+}
+
+/// How a leg came to its end, as `Session` saw it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LegEnd<'a> {
+    /// The peer's close frame: code (1005 when it gave none) and reason.
+    CloseFrame(u16, &'a str),
+    /// End of stream without a close frame.
+    Eof,
+    /// Reset, an I/O or TLS error, or mute past the ping deadline.
+    Lost,
+    /// It does not take what we send.
+    Stalled,
+    /// It broke the WebSocket protocol; the code to close it with.
+    Protocol(u16),
+}
+
+/// What a call wants done beside its messages.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Order {
+    /// Connect to the model, and answer with `handle_upstream`.
+    Dial,
+    /// Close both legs, the realtime one first, with these codes. Comes once, after which only `poll_fact` gives
+    /// anything.
+    Close {
+        /// For the carrier.
+        carrier: u16,
+        /// For the model.
+        realtime: u16,
+        /// Why.
+        reason: EndReason,
+    },
+}
+
+/// One call's decisions.
+///
+/// # Contract
+///
+/// - Any `handle_*` at any time, with a `now` that never goes back; then `poll_order` and `poll_fact` until
+///   `None`, and `poll_timeout`. Nothing blocks or panics, whatever is handed in.
+/// - What a `handle_*` borrows it gives back when it returns: what must be kept is copied (early audio, ids).
+/// - Exactly one `EndReason`: the first cause wins, `Fact::Ended` is the last fact, and what is handed in afterwards
+///   changes nothing.
+/// - At any moment `inbound_bytes == inbound_bytes_sent + inbound_bytes_dropped + held_bytes()` and
+///   `outbound_bytes == outbound_bytes_sent + outbound_bytes_dropped`. The model was given
+///   `inbound_bytes_sent + filled_bytes + padded_bytes`.
+/// - No allocation for relayed audio once the session is ready, nor for marks that come back.
+#[derive(Debug)]
+pub struct Call {
+    phase: Phase,
+    settings: Arc<Settings>,
+    expected_call_sid: Option<CallSid>,
+    stream_sid: Option<StreamSid>,
+    /// The bytes around messages to the carrier, made from `start`.
+    encoder: Encoder,
+    timers: Timers,
+    facts: VecDeque<Fact>,
+    dial: bool,
+    close: Option<(u16, u16)>,
+    stats: Stats,
+
+    /// Inbound: the chunk number of the last frame that had one.
+    chunk: Option<u64>,
+    clock: StreamClock,
+    early: Option<Box<EarlyAudio>>,
+    last_media: Mono,
+    /// The model heard speech begin and not yet end.
+    speech_open: bool,
+    foreign: u32,
+    /// Messages that did not parse, per leg.
+    malformed: [u32; 2],
+
+    /// Set-up: the session's id and our `session.update`, until both are reported.
+    session_id: String,
+    session_update: String,
+
+    /// Outbound.
+    marks: Marks,
+    /// The response whose first audio was reported.
+    sounding: Option<ResponseId>,
+    /// Reused for messages that are made, not spliced.
+    text: Vec<u8>,
+}
+
+impl Call {
+    /// A call whose carrier has connected.
+    pub fn new(settings: Arc<Settings>, expected_call_sid: Option<CallSid>, now: Now) -> Self {
+        let mut timers = Timers::default();
+        timers.set(Deadline::Start, now.mono + limit::START_DEADLINE);
+        Self {
+            phase: Phase::Greeting,
+            settings,
+            expected_call_sid,
+            stream_sid: None,
+            encoder: Encoder::default(),
+            timers,
+            facts: VecDeque::new(),
+            dial: false,
+            close: None,
+            stats: Stats::default(),
+            chunk: None,
+            clock: StreamClock::default(),
+            early: None,
+            last_media: now.mono,
+            speech_open: false,
+            foreign: 0,
+            malformed: [0; 2],
+            session_id: String::new(),
+            session_update: String::new(),
+            marks: Marks::default(),
+            sounding: None,
+            text: Vec::new(),
+        }
+    }
+
+    /// A text message that is none: not JSON, too deep, a needed field missing. Dropped and counted; the leg
+    /// is closed with 1007 at the `limit::MALFORMED_MAX`th.
+    pub fn handle_malformed(&mut self, leg: Leg, _now: Now) {
+        if self.phase.is_ended() {
+            return;
+        }
+        self.count_message_in(leg);
+        self.stats.drop(Drop::Malformed);
+        let count = &mut self.malformed[leg as usize];
+        *count += 1;
+        if *count >= limit::MALFORMED_MAX {
+            // RFC 6455 section 7.4.1: data not consistent with the type of the message.
+            self.handle_leg_end(leg, LegEnd::Protocol(1007));
+        }
+    }
+
+    /// A binary message, where both legs speak text only. Dropped and counted, and nothing else: Twilio's own
+    /// answer to one is a warning, and a close would cost the caller more than the message is worth.
+    pub fn handle_binary(&mut self, leg: Leg, _now: Now) {
+        if self.phase.is_ended() {
+            return;
+        }
+        self.count_message_in(leg);
+        self.stats.drop(Drop::Binary);
+    }
+
+    /// The dial's outcome.
+    pub fn handle_upstream(&mut self, outcome: Result<(), String>, _now: Now) {
+        if self.phase != Phase::Dialing {
+            return;
+        }
+        match outcome {
+            Ok(()) => self.enter(Phase::Opening),
+            Err(text) => {
+                self.facts.push_back(Fact::Note { text });
+                self.end(EndReason::RealtimeUnavailable);
+            }
+        }
+    }
+
+    /// A leg has ended, or must.
+    pub fn handle_leg_end(&mut self, leg: Leg, how: LegEnd<'_>) {
+        let reason = match (leg, how) {
+            (Leg::Carrier, LegEnd::CloseFrame(..) | LegEnd::Eof) => EndReason::CallerHungUp,
+            (Leg::Carrier, LegEnd::Lost) => EndReason::CarrierLost,
+            (Leg::Carrier, LegEnd::Stalled) => EndReason::CarrierStalled,
+            (Leg::Carrier, LegEnd::Protocol(_)) => EndReason::CarrierProtocol,
+            (Leg::Realtime, LegEnd::CloseFrame(..) | LegEnd::Eof | LegEnd::Lost) => {
+                if self.phase == Phase::Ready {
+                    EndReason::RealtimeLost
+                } else {
+                    EndReason::RealtimeUnavailable
+                }
+            }
+            (Leg::Realtime, LegEnd::Stalled) => EndReason::RealtimeStalled,
+            (Leg::Realtime, LegEnd::Protocol(_)) => EndReason::RealtimeProtocol,
+        };
+        if let (Leg::Realtime, LegEnd::CloseFrame(code, text)) = (leg, how)
+            && !self.phase.is_ended()
+        {
+            // Why the model left is said nowhere else ("4000 invalid_request_error.invalid_model").
+            self.facts.push_back(Fact::RealtimeError {
+                code: format!("close_{code}"),
+                message: text.to_owned(),
+            });
+        }
+        self.end(reason);
+        if let (LegEnd::Protocol(code), Some((carrier, realtime))) = (how, &mut self.close) {
+            match leg {
+                Leg::Carrier => *carrier = code,
+                Leg::Realtime => *realtime = code,
+            }
+        }
+    }
+
+    /// An order to end.
+    pub fn handle_hang_up(&mut self, reason: EndReason) {
+        self.end(reason);
+    }
+
+    /// Acts on one deadline that is due; `false` when none is.
+    pub fn handle_timeout(&mut self, now: Now, out: &mut impl Output) -> bool {
+        match self.timers.take_due(now.mono) {
+            None => return false,
+            Some(Deadline::Start) => self.end(EndReason::StartTimeout),
+            Some(Deadline::Upstream) => self.end(match self.phase {
+                Phase::Dialing => EndReason::RealtimeUnavailable,
+                _ => EndReason::RealtimeSetup,
+            }),
+            Some(Deadline::Pad) => self.on_mute(out),
+            // The rest belong to legs.
+            Some(Deadline::Pong | Deadline::Ping | Deadline::Stall | Deadline::Close) => {}
+        }
+        true
+    }
+
+    /// The next thing to do. A dial that an end has overtaken is not asked for any more.
+    pub fn poll_order(&mut self) -> Option<Order> {
+        if let Some((carrier, realtime)) = self.close.take()
+            && let Phase::Ended(reason) = self.phase
+        {
+            self.dial = false;
+            return Some(Order::Close {
+                carrier,
+                realtime,
+                reason,
+            });
+        }
+        std::mem::take(&mut self.dial).then_some(Order::Dial)
+    }
+
+    /// The next fact, in order of occurrence.
+    pub fn poll_fact(&mut self) -> Option<Fact> {
+        let fact = self.facts.pop_front();
+        if fact.is_none() && self.facts.capacity() > 4 * FACTS_KEPT {
+            self.facts.shrink_to(FACTS_KEPT);
+        }
+        fact
+    }
+
+    /// The earliest deadline.
+    pub fn poll_timeout(&self) -> Option<Mono> {
+        self.timers.earliest().map(|(at, _)| at)
+    }
+
+    /// Where the call is.
+    pub fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    /// What was counted so far.
+    pub fn stats(&self) -> &Stats {
+        &self.stats
+    }
+
+    /// Caller audio held for the model now, PCMU bytes.
+    pub fn held_bytes(&self) -> u64 {
+        self.early.as_ref().map_or(0, |early| early.frame_bytes())
+    }
+
+    fn enter(&mut self, next: Phase) {
+        debug_assert!(self.phase.may_become(next), "{:?} to {next:?}", self.phase);
+        self.phase = next;
+    }
+
+    /// The one way to end: whatever comes first.
+    fn end(&mut self, reason: EndReason) {
+        if self.phase.is_ended() {
+            return;
+        }
+        self.enter(Phase::Ended(reason));
+        self.timers.clear_all();
+        if let Some(early) = self.early.take() {
+            self.stats.drops[Drop::EarlyAudio as usize] += early.len() as u64;
+            self.stats.inbound_bytes_dropped += early.frame_bytes();
+        }
+        self.close = Some((
+            reason.close_code(Leg::Carrier),
+            reason.close_code(Leg::Realtime),
+        ));
+        self.facts.push_back(Fact::Ended {
+            reason,
+            stats: Box::new(self.stats.clone()),
+        });
+    }
+
+    fn count_message_in(&mut self, leg: Leg) {
+        match leg {
+            Leg::Carrier => self.stats.carrier_messages_in += 1,
+            Leg::Realtime => self.stats.realtime_messages_in += 1,
+        }
+    }
+
+    /// Queues a message and counts it.
+    fn send(&mut self, out: &mut impl Output, leg: Leg, class: Class, parts: &[&[u8]]) -> bool {
+        let sent = out.send(leg, class, parts);
+        if sent {
+            match leg {
+                Leg::Carrier => self.stats.carrier_messages_out += 1,
+                Leg::Realtime => self.stats.realtime_messages_out += 1,
+            }
+        }
+        sent
+    }
+}

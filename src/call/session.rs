@@ -4,7 +4,8 @@
 //!
 //! The worker owns a `Session` and calls it in this order, any number of times:
 //!
-//! 1. one `handle_*` (bytes, a close, a dial's outcome, a timeout, a command), with the `Now` of the wake-up;
+//! 1. one `handle_*` (bytes, a close, a dial's outcome, a timeout, a command), with the `Now` of the wake-up. Where
+//!    several are due, input before timeouts: a pong that waits in the socket is a sign of life;
 //! 2. `poll_intent` until `None`, obeying each;
 //! 3. for each leg that has no send in flight: `poll_transmit`; what it takes of the returned bytes it
 //!    says with `handle_taken`, and when the kernel has taken the whole send, `handle_sent`;
@@ -13,12 +14,39 @@
 //! 6. when `is_finished`, both sockets are closed and the session is dropped.
 //!
 //! Input is lent for one call and may be changed in place (unmasking). Nothing here blocks or panics on any input.
+//!
+//! # Ends
+//!
+//! `Fact::Ended` comes when the end is decided and is the last fact. The closing handshakes follow, which nothing can
+//! prolong past three times `limit::CLOSE_DEADLINE`: then `is_finished`. For each leg that was open the shell sees exactly
+//! one of: its own `handle_closed` (the socket is gone, the shell frees it), `Intent::Finish`, `Intent::Abort`. One
+//! exception: a `Finish` whose bytes are not taken in time is followed by an `Abort`. A leg that is finishing goes on
+//! with `poll_transmit`, `handle_taken` and `handle_sent` until nothing waits. A dial that comes back after the
+//! end is answered with `Abort(Realtime)`.
+
+mod leg;
+#[cfg(test)]
+mod tests;
 
 use super::fact::{EndReason, Fact, Leg, Stats};
+use super::state::Phase;
+use super::timer::Deadline;
+use super::{Call, LegEnd};
 use crate::base::id::{CallId, CallSid};
+use crate::base::limit;
+use crate::base::rng::Rng;
 use crate::base::time::{Mono, Now};
+use crate::proto::carrier::twilio;
+use crate::proto::realtime::server_event;
 use crate::proto::realtime::settings::Settings;
+use crate::proto::ws::Role;
+use crate::proto::ws::reader::{Message, Reader};
+use leg::{State, Wire, Wires};
+use std::collections::VecDeque;
 use std::sync::Arc;
+
+/// After a message longer than this the slow path's memory is given back.
+const SCRATCH_KEPT_BYTES: usize = 4 * 1024;
 
 /// What a session is born with.
 #[derive(Clone, Debug)]
@@ -63,96 +91,278 @@ pub enum Command {
 /// One call: its two legs and its decisions.
 #[derive(Debug)]
 pub struct Session {
-    _private: (),
+    call: Call,
+    carrier_reader: Reader,
+    carrier_scratch: twilio::Scratch,
+    realtime_reader: Reader,
+    realtime_scratch: server_event::Scratch,
+    wires: Wires,
 }
 
 impl Session {
     /// A session whose carrier leg is upgraded. It has not seen a byte yet.
     pub fn new(setup: Setup, now: Now) -> Self {
-        let _ = (setup, now);
-        unimplemented!()
+        let mut carrier = Wire::new(Leg::Carrier, Role::Server);
+        carrier.open(now.mono);
+        Self {
+            call: Call::new(setup.settings, setup.expected_call_sid, now),
+            carrier_reader: Reader::new(Role::Server, limit::CARRIER_MESSAGE_BYTES_MAX),
+            carrier_scratch: twilio::Scratch::default(),
+            realtime_reader: Reader::new(Role::Client, limit::REALTIME_MESSAGE_BYTES_MAX),
+            realtime_scratch: server_event::Scratch::default(),
+            wires: Wires {
+                carrier,
+                realtime: Wire::new(Leg::Realtime, Role::Client),
+                rng: Rng::from_seed(setup.seed),
+                intents: VecDeque::new(),
+            },
+        }
     }
 
     /// Takes plaintext from a leg: the bytes not consumed by the last call, then the new ones.
     /// Returns how many bytes from the front were consumed; the rest is an incomplete frame, to be
     /// given again (unchanged: part of it may have been unmasked) with more behind it.
     pub fn handle_input(&mut self, leg: Leg, input: &mut [u8], now: Now) -> usize {
-        let _ = (leg, input, now);
-        unimplemented!()
+        let mut used = 0;
+        while self.wires.wire(leg).reads() {
+            match self.read_one(leg, &mut input[used..], now) {
+                Some((n, more)) => {
+                    used += n;
+                    self.settle(now);
+                    if !more {
+                        return used;
+                    }
+                }
+                None => {
+                    self.settle(now);
+                    let (wire, _, intents) = self.wires.parts(leg);
+                    wire.unreadable(now.mono, intents);
+                    break;
+                }
+            }
+        }
+        // Nothing that follows a close frame is looked at (RFC 6455 section 1.4).
+        input.len()
     }
 
-    /// A leg's connection is gone. Not called for a leg after `Finish` or `Abort`.
+    /// Reads and handles at most one message: the bytes used, and whether there was one. `None`: the peer broke the
+    /// protocol.
+    fn read_one(&mut self, leg: Leg, input: &mut [u8], now: Now) -> Option<(usize, bool)> {
+        let Session {
+            call,
+            carrier_reader,
+            carrier_scratch,
+            realtime_reader,
+            realtime_scratch,
+            wires,
+        } = self;
+        let reader = match leg {
+            Leg::Carrier => carrier_reader,
+            Leg::Realtime => realtime_reader,
+        };
+        let (used, message) = match reader.read(input) {
+            Ok((used, None)) => return Some((used, false)),
+            Ok((used, Some(message))) => (used, message),
+            Err(violation) => {
+                call.handle_leg_end(leg, LegEnd::Protocol(violation.close_code()));
+                return None;
+            }
+        };
+        let (wire, rng, intents) = wires.parts(leg);
+        wire.heard();
+        match message {
+            Message::Close(code, reason) => {
+                wire.on_peer_close(code, now.mono, intents);
+                call.handle_leg_end(leg, LegEnd::CloseFrame(code, reason));
+            }
+            _ if wire.state != State::Open => {} // only the close frame is of interest
+            Message::Ping(payload) => wire.pong(payload, rng),
+            Message::Pong(_) => {}
+            Message::Binary(_) => call.handle_binary(leg, now),
+            Message::Text(text) => {
+                let long = text.len() > SCRATCH_KEPT_BYTES;
+                match leg {
+                    Leg::Carrier => {
+                        match twilio::decode(text, carrier_scratch) {
+                            Ok((message, noticed)) => {
+                                call.handle_carrier(message, noticed, now, wires);
+                            }
+                            Err(_) => call.handle_malformed(leg, now),
+                        }
+                        if long {
+                            *carrier_scratch = twilio::Scratch::default();
+                        }
+                    }
+                    Leg::Realtime => {
+                        match server_event::decode(text, realtime_scratch) {
+                            Ok((event, noticed)) => {
+                                call.handle_realtime(event, noticed, now, wires);
+                            }
+                            Err(_) => call.handle_malformed(leg, now),
+                        }
+                        if long {
+                            *realtime_scratch = server_event::Scratch::default();
+                        }
+                    }
+                }
+            }
+        }
+        Some((used, true))
+    }
+
+    /// A leg's connection is gone, and the shell frees its socket: nothing is asked of this leg any more. Not
+    /// called for a leg after `Finish` or `Abort` (harmless if it is).
     pub fn handle_closed(&mut self, leg: Leg, how: Closed, now: Now) {
-        let _ = (leg, how, now);
-        unimplemented!()
+        let wire = self.wires.wire(leg);
+        if wire.is_over() {
+            return;
+        }
+        wire.closed();
+        let how = match how {
+            Closed::Eof => LegEnd::Eof,
+            Closed::Broken => LegEnd::Lost,
+        };
+        self.call.handle_leg_end(leg, how);
+        self.settle(now);
     }
 
     /// The answer to `Intent::Dial`: connected and upgraded, or not (with a sentence for the log).
     pub fn handle_upstream(&mut self, outcome: Result<(), String>, now: Now) {
-        let _ = (outcome, now);
-        unimplemented!()
+        if self.call.phase() == Phase::Dialing {
+            if outcome.is_ok() {
+                self.wires.realtime.open(now.mono);
+            }
+            self.call.handle_upstream(outcome, now);
+            self.settle(now);
+        } else if outcome.is_ok() {
+            // The end has overtaken the dial.
+            self.wires.intents.push_back(Intent::Abort(Leg::Realtime));
+        }
     }
 
     /// A deadline from `poll_timeout` may have passed. Harmless when none has.
     pub fn handle_timeout(&mut self, now: Now) {
-        let _ = now;
-        unimplemented!()
+        loop {
+            let mut acted = self.call.handle_timeout(now, &mut self.wires);
+            self.settle(now);
+            for leg in [Leg::Carrier, Leg::Realtime] {
+                let (wire, rng, intents) = self.wires.parts(leg);
+                let Some(due) = wire.timers.take_due(now.mono) else {
+                    continue;
+                };
+                acted = true;
+                let lost = match due {
+                    Deadline::Pong => Some(LegEnd::Lost),
+                    Deadline::Stall => Some(LegEnd::Stalled),
+                    Deadline::Ping => {
+                        wire.ping(now.mono, rng);
+                        None
+                    }
+                    Deadline::Close => {
+                        wire.on_close_deadline(now.mono, intents);
+                        None
+                    }
+                    // The call's own.
+                    Deadline::Start | Deadline::Upstream | Deadline::Pad => None,
+                };
+                if let Some(how) = lost {
+                    wire.abort(intents);
+                    self.call.handle_leg_end(leg, how);
+                    self.settle(now);
+                }
+            }
+            if !acted {
+                return;
+            }
+        }
     }
 
     /// An order from outside.
     pub fn handle_command(&mut self, command: Command, now: Now) {
-        let _ = (command, now);
-        unimplemented!()
+        match command {
+            Command::HangUp(reason) => self.call.handle_hang_up(reason),
+        }
+        self.settle(now);
     }
 
     /// The session panicked inside a `handle_*` and was caught: counts as `EndReason::Internal`. It
-    /// must not be driven any further; this gives its last facts.
-    pub fn handle_panic(&mut self, now: Now) {
-        let _ = now;
-        unimplemented!()
+    /// must not be driven any further; this gives its last facts and intents: both legs are aborted.
+    pub fn handle_panic(&mut self, _now: Now) {
+        self.call.handle_hang_up(EndReason::Internal);
+        // Its frames may be half written: nothing more is sent.
+        let _ = self.call.poll_order();
+        self.wires.intents.retain(|intent| *intent != Intent::Dial);
+        for leg in [Leg::Realtime, Leg::Carrier] {
+            let (wire, _, intents) = self.wires.parts(leg);
+            wire.abort(intents);
+        }
     }
 
     /// The next thing for the shell to do.
     pub fn poll_intent(&mut self) -> Option<Intent> {
-        unimplemented!()
+        self.wires.intents.pop_front()
     }
 
     /// Whole frames waiting on this leg, oldest first, at most `max` bytes unless the first frame
     /// alone is longer (then `max` bytes of it; the rest follows). Empty when there is nothing.
     pub fn poll_transmit(&mut self, leg: Leg, max: usize) -> &[u8] {
-        let _ = (leg, max);
-        unimplemented!()
+        self.wires.wire(leg).peek(max)
     }
 
     /// The first `len` bytes of the last `poll_transmit` of this leg are in a send now.
     pub fn handle_taken(&mut self, leg: Leg, len: usize, now: Now) {
-        let _ = (leg, len, now);
-        unimplemented!()
+        self.wires.wire(leg).taken(len, now.mono);
     }
 
     /// The kernel has taken the whole of the last send of this leg.
-    pub fn handle_sent(&mut self, leg: Leg, now: Now) {
-        let _ = (leg, now);
-        unimplemented!()
+    pub fn handle_sent(&mut self, leg: Leg, _now: Now) {
+        self.wires.wire(leg).sent();
     }
 
     /// The next thing to report, in order of occurrence.
     pub fn poll_fact(&mut self) -> Option<Fact> {
-        unimplemented!()
+        self.call.poll_fact()
     }
 
     /// The earliest deadline.
     pub fn poll_timeout(&self) -> Option<Mono> {
-        unimplemented!()
+        let leg = |wire: &Wire| wire.timers.earliest().map(|(at, _)| at);
+        [
+            self.call.poll_timeout(),
+            leg(&self.wires.carrier),
+            leg(&self.wires.realtime),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     /// Both legs are closed (or were never opened) and `Fact::Ended` was made.
     pub fn is_finished(&self) -> bool {
-        unimplemented!()
+        self.call.phase().is_ended()
+            && self.wires.carrier.is_over()
+            && self.wires.realtime.is_over()
     }
 
     /// What was counted so far.
     pub fn stats(&self) -> &Stats {
-        unimplemented!()
+        self.call.stats()
+    }
+
+    /// Where the call is, for views and tests.
+    pub fn phase(&self) -> Phase {
+        self.call.phase()
+    }
+
+    /// Caller audio held until the model is ready, PCMU bytes.
+    pub fn held_bytes(&self) -> u64 {
+        self.call.held_bytes()
+    }
+
+    /// Does what the call ordered.
+    fn settle(&mut self, now: Now) {
+        while let Some(order) = self.call.poll_order() {
+            self.wires.obey(order, now.mono);
+        }
     }
 }

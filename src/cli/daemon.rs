@@ -10,7 +10,7 @@ use crate::call::{EndReason, Report};
 use crate::config::Config;
 use crate::control::{self, Control};
 use crate::relay::{desk, worker};
-use crate::simulate;
+use crate::simulate::model::server::{Server, Setup};
 use crate::telemetry::meter;
 use crate::transport::clock::SystemClock;
 use arc_swap::ArcSwap;
@@ -41,7 +41,7 @@ pub struct Daemon {
     worker_threads: Vec<JoinHandle<()>>,
     control: Control,
     /// The built-in simulated model, where there is no key.
-    _simulated: Option<simulate::model::server::Running>,
+    simulated: Option<Simulated>,
 }
 
 impl Daemon {
@@ -49,16 +49,15 @@ impl Daemon {
     ///
     /// Errs with one sentence that says what to do; nothing is left running then but threads that end by themselves.
     pub fn start(mut config: Config, tap: Option<mpsc::Sender<Report>>) -> Result<Self, String> {
-        let prometheus = meter::install()?;
+        let prometheus = meter::install();
         let clock = SystemClock::new();
-        let simulated = if config.realtime.simulated {
-            let model = simulate::model::server::start_plain()
-                .map_err(|error| format!("the simulated model can't listen on loopback: {error}"))?;
-            config.realtime.url = format!("ws://{}/v1/realtime", model.address());
-            Some(model)
-        } else {
-            None
+        let simulated = match config.realtime.simulated {
+            true => Some(Simulated::start(clock)?),
+            false => None,
         };
+        if let Some(model) = &simulated {
+            config.realtime.url = model.url.clone();
+        }
         let mut ticket_key = [0; 32];
         getrandom::fill(&mut ticket_key).map_err(|error| format!("no entropy: {error}"))?;
         let directory: SharedDirectory = Arc::new(ArcSwap::from_pointee(Directory {
@@ -74,7 +73,8 @@ impl Daemon {
         let mut workers = Vec::new();
         let mut worker_threads = Vec::new();
         for number in 0..config.relay.workers {
-            let (orders, inbox) = worker_queue(WORKER_QUEUE).map_err(|e| format!("no eventfd: {e}"))?;
+            let (orders, inbox) =
+                worker_queue(WORKER_QUEUE).map_err(|e| format!("no eventfd: {e}"))?;
             let parts = worker::Parts {
                 id: WorkerId(number as u16),
                 inbox,
@@ -82,13 +82,20 @@ impl Daemon {
                 reports: reports.clone(),
                 clock,
             };
-            let thread = worker::start(parts)
-                .map_err(|error| format!("worker {number} can't set up its ring: {error}; run `voxrelay check`"))?;
+            let thread = worker::start(parts).map_err(|error| {
+                format!("worker {number} can't set up its ring: {error}; run `voxrelay check`")
+            })?;
             workers.push(orders);
             worker_threads.push(thread);
         }
-        let running = desk::start(config.clone(), directory.clone(), desk_inbox, workers.clone(), http)
-            .map_err(|error| bind_error(&config, &error))?;
+        let running = desk::start(
+            config.clone(),
+            directory.clone(),
+            desk_inbox,
+            workers.clone(),
+            http,
+        )
+        .map_err(|error| bind_error(&config, &error))?;
         let control = control::start(
             control::Parts {
                 config: config.clone(),
@@ -110,7 +117,7 @@ impl Daemon {
             workers,
             worker_threads,
             control,
-            _simulated: simulated,
+            simulated,
         })
     }
 
@@ -126,7 +133,10 @@ impl Daemon {
 
     /// Takes no new calls from now on; live ones go on.
     pub fn drain(&self) {
-        self.directory.rcu(|directory| Directory { draining: true, ..(**directory).clone() });
+        self.directory.rcu(|directory| Directory {
+            draining: true,
+            ..(**directory).clone()
+        });
         // A full queue at this moment: the directory says the same, the order only makes it immediate.
         let _ = self.desk.try_send(ToDesk::Drain);
     }
@@ -143,7 +153,9 @@ impl Daemon {
         self.drain();
         for worker in &self.workers {
             // An order that finds no room is given again below.
-            let _ = worker.send(ToWorker::All { command: Command::HangUp(EndReason::Drained) });
+            let _ = worker.send(ToWorker::All {
+                command: Command::HangUp(EndReason::Drained),
+            });
         }
         let deadline = Instant::now() + GOODBYE;
         while self.live_calls() > 0 && Instant::now() < deadline {
@@ -159,6 +171,49 @@ impl Daemon {
         let _ = self.desk.blocking_send(ToDesk::Stop);
         let _ = self.desk_thread.join();
         self.control.stop();
+        if let Some(model) = self.simulated {
+            model.stop();
+        }
+    }
+}
+
+/// The built-in simulated model on a thread of its own, plain WebSocket on loopback.
+struct Simulated {
+    url: String,
+    stop: tokio::sync::oneshot::Sender<()>,
+    thread: JoinHandle<()>,
+}
+
+impl Simulated {
+    fn start(clock: SystemClock) -> Result<Self, String> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| format!("no runtime for the simulated model: {error}"))?;
+        let address = SocketAddr::from(([127, 0, 0, 1], 0));
+        let server = runtime
+            .block_on(Server::bind(address, Setup::default(), clock))
+            .map_err(|error| format!("the simulated model can't listen on loopback: {error}"))?;
+        let url = server.url();
+        let (stop, stopped) = tokio::sync::oneshot::channel();
+        let thread = std::thread::Builder::new()
+            .name("simulated-model".into())
+            .spawn(move || {
+                runtime.block_on(async {
+                    tokio::select! {
+                        _ = server.run() => {}
+                        _ = stopped => {}
+                    }
+                });
+            })
+            .map_err(|error| format!("no thread for the simulated model: {error}"))?;
+        Ok(Self { url, stop, thread })
+    }
+
+    fn stop(self) {
+        // It has ended by itself when nobody listens any more.
+        let _ = self.stop.send(());
+        let _ = self.thread.join();
     }
 }
 

@@ -4,7 +4,7 @@
 use crate::base::id::WorkerId;
 use crate::bus::command::{EchoOutcome, ToWorker, WorkerSender, desk_queue, worker_queue};
 use crate::bus::report::report_queue;
-use crate::proto::realtime::endpoint::Endpoint;
+use crate::proto::realtime::endpoint::{Endpoint, connect_url};
 use crate::proto::ws::Role;
 use crate::relay::desk::dial;
 use crate::relay::worker;
@@ -14,24 +14,45 @@ use indicatif::{ProgressBar, ProgressStyle};
 /// Asks the server at `url` for its cases, runs each as `agent`, and has it write its reports.
 ///
 /// Errs with a sentence when the server can't be reached or answers something else than a suite.
-pub fn run(url: &str, agent: &str, cases: Option<std::ops::RangeInclusive<u64>>) -> Result<(), String> {
-    let base = Endpoint::parse(url).map_err(|error| format!("{url}: {error}"))?;
+pub fn run(
+    url: &str,
+    agent: &str,
+    cases: Option<std::ops::RangeInclusive<u64>>,
+) -> Result<(), String> {
+    let base = connect_url(url, "conformance", None).map_err(|error| format!("{url}: {error}"))?;
     let (orders, inbox) = worker_queue(64).map_err(|error| format!("no eventfd: {error}"))?;
     let (desk, _desk_inbox) = desk_queue(1);
     let (reports, _report_inbox) = report_queue(1);
-    let parts = worker::Parts { id: WorkerId(0), inbox, desk, reports, clock: SystemClock::new() };
-    let thread = worker::start(parts).map_err(|error| format!("no ring: {error}; run `voxrelay check`"))?;
+    let parts = worker::Parts {
+        id: WorkerId(0),
+        inbox,
+        desk,
+        reports,
+        clock: SystemClock::new(),
+    };
+    let thread =
+        worker::start(parts).map_err(|error| format!("no ring: {error}; run `voxrelay check`"))?;
     let outcome = tokio_uring::start(async {
         let count = echo(&base, "/getCaseCount", &orders).await?;
         let count: u64 = std::str::from_utf8(&count.last_text)
             .ok()
             .and_then(|text| text.trim().parse().ok())
-            .ok_or("the server did not answer /getCaseCount with a number: is it a fuzzing server?")?;
+            .ok_or(
+                "the server did not answer /getCaseCount with a number: is it a fuzzing server?",
+            )?;
         let cases = cases.unwrap_or(1..=count);
         let bar = ProgressBar::new(cases.clone().count() as u64);
-        bar.set_style(ProgressStyle::with_template("{bar:40} {pos}/{len} cases").unwrap_or_else(|_| ProgressStyle::default_bar()));
+        bar.set_style(
+            ProgressStyle::with_template("{bar:40} {pos}/{len} cases")
+                .unwrap_or_else(|_| ProgressStyle::default_bar()),
+        );
         for case in cases {
-            echo(&base, &format!("/runCase?case={case}&agent={agent}"), &orders).await?;
+            echo(
+                &base,
+                &format!("/runCase?case={case}&agent={agent}"),
+                &orders,
+            )
+            .await?;
             bar.inc(1);
         }
         bar.finish();
@@ -45,13 +66,20 @@ pub fn run(url: &str, agent: &str, cases: Option<std::ops::RangeInclusive<u64>>)
 }
 
 async fn echo(base: &Endpoint, target: &str, orders: &WorkerSender) -> Result<EchoOutcome, String> {
-    let endpoint = Endpoint { target: target.to_owned(), ..base.clone() };
+    let endpoint = Endpoint {
+        target: target.to_owned(),
+        ..base.clone()
+    };
     let connection = dial::connect(&endpoint, &[], None)
         .await
         .map_err(|error| format!("{}:{}{target}: {error}", endpoint.host, endpoint.port))?;
     let (done, outcome) = tokio::sync::oneshot::channel();
     orders
-        .send(ToWorker::Echo { leg: Box::new(connection), role: Role::Client, done: Some(done) })
+        .send(ToWorker::Echo {
+            leg: Box::new(connection),
+            role: Role::Client,
+            done: Some(done),
+        })
         .map_err(|_| "the worker is gone")?;
     outcome.await.map_err(|_| "the worker is gone".to_owned())
 }

@@ -4,8 +4,11 @@
 //! person at the terminal) ends them at once, in order. A second signal ends the process. SIGHUP reads the
 //! listener's certificate again.
 
+use super::args::ServeArgs;
 use super::daemon::Daemon;
-use crate::config::Config;
+use super::{Outcome, check};
+use crate::telemetry::log;
+use std::process::ExitCode;
 use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::Instant;
@@ -14,20 +17,24 @@ use tokio::time::Instant;
 const PROGRESS: Duration = Duration::from_secs(5);
 
 /// Runs the daemon until it is told to stop. Errs with one sentence before a port is bound, or when one can't be.
-pub fn run(config: Config) -> Result<(), String> {
+pub fn run(args: ServeArgs) -> Outcome {
+    let mut config = check::before_start(args.config.as_deref())?;
+    config.dev.conformance_echo |= args.conformance_echo;
+    let _log = log::init(&config.log.level, config.log.json)
+        .map_err(|error| format!("no log: {error}"))?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| format!("no runtime: {error}"))?;
     let drain = config.relay.drain;
-    let simulated = config.realtime.simulated;
-    let scheme = if config.listen.tls.is_some() { "https" } else { "http" };
+    let scheme = if config.listen.tls.is_some() {
+        "https"
+    } else {
+        "http"
+    };
     runtime.block_on(async {
         // Before the port is open: a signal that comes early is not lost.
         let mut signals = Signals::new().map_err(|error| format!("no signal handlers: {error}"))?;
-        if simulated {
-            tracing::warn!("no OPENAI_API_KEY on a loopback bind: calls talk to the built-in simulated model");
-        }
         let daemon = Daemon::start(config, None)?;
         for alias in crate::base::route::STREAM_ALIASES {
             tracing::info!(path = alias.pattern, mode = ?alias.mode, "stream route");
@@ -49,9 +56,11 @@ pub fn run(config: Config) -> Result<(), String> {
                 }
             }
         }
-        tokio::task::spawn_blocking(move || daemon.stop()).await.map_err(|error| format!("stopping failed: {error}"))?;
+        tokio::task::spawn_blocking(move || daemon.stop())
+            .await
+            .map_err(|error| format!("stopping failed: {error}"))?;
         tracing::info!("stopped");
-        Ok(())
+        Ok(ExitCode::SUCCESS)
     })
 }
 

@@ -1,4 +1,4 @@
-//! TwiML documents that a relay has to write ("TwiML: <Stream>", read 2026-11), escaped by an XML writer.
+//! TwiML documents that a relay has to write ("TwiML: `Stream`", read 2026-11), escaped by an XML writer.
 //!
 //! Core; the voice webhook answers with these. The declaration stands at byte 0 (anything before it is a
 //! parse failure at the vendor), attributes are escaped, and characters that XML 1.0 forbids are left out.

@@ -112,11 +112,10 @@ impl Echo {
         }
     }
 
-    /// The peer is gone without a close: nothing more is written.
+    /// The peer's side has ended: what is queued may still go, nothing more is said.
     pub(super) fn handle_gone(&mut self) {
         self.closed = true;
-        self.out.clear();
-        self.taken = 0;
+        self.finishing = true;
     }
 
     /// The daemon stops.

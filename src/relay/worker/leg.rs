@@ -1,9 +1,9 @@
 //! One established socket of a call: what is received and not yet whole, what is in a send, how it closes. Shell.
 //!
 //! ```text
-//!   Open ── Finish ──► Finishing ── all sent, write side shut ──► Lingering ─┐
-//!    │                                                                      ├─► Retired ── last completion ──► closed
-//!    └── Abort, peer gone, error, linger over ───────────────────────────────┘
+//!   Open ── Finish, peer's end ──► Finishing ── all sent, write side shut ──► Lingering ─┐
+//!    │                                │ (the peer has ended: no lingering)                ├─► Retired ── last completion ──► closed
+//!    └── Abort, error ────────────────┴───────────────── too long ────────────────────────┘
 //! ```
 
 use super::buffer::SlotId;
@@ -23,7 +23,10 @@ pub(super) enum Phase {
     /// Relaying.
     Open,
     /// Sends what is queued, then shuts its write side.
-    Finishing,
+    Finishing {
+        /// No longer than this.
+        until: Mono,
+    },
     /// Waits for the peer's end, so that a reset does not eat our last bytes; what comes is dropped.
     Lingering {
         /// No longer than this.
@@ -31,6 +34,16 @@ pub(super) enum Phase {
     },
     /// Shut both ways: closed at its last completion.
     Retired,
+}
+
+impl Phase {
+    /// When this phase has lasted too long.
+    pub(super) fn until(self) -> Option<Mono> {
+        match self {
+            Self::Finishing { until } | Self::Lingering { until } => Some(until),
+            Self::Open | Self::Retired => None,
+        }
+    }
 }
 
 /// A send that the kernel has.
@@ -67,6 +80,8 @@ pub(super) struct LegState {
     pub(super) receiving: bool,
     pub(super) sending: Option<Sending>,
     pub(super) phase: Phase,
+    /// The peer has ended its side: nothing more is received, what is queued may still go.
+    pub(super) eof: bool,
     /// A cancellation of everything on this socket is on its way.
     pub(super) cancelled: bool,
 }
@@ -117,6 +132,7 @@ impl LegState {
             receiving: false,
             sending: None,
             phase: Phase::Open,
+            eof: false,
             cancelled: false,
         };
         (leg, ciphertext)

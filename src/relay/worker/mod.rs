@@ -53,6 +53,8 @@ const REALTIME_BUFFERS: (u16, usize) = (256, limit::TLS_RECORD_BYTES_MAX.next_mu
 const TICK: Duration = Duration::from_secs(1);
 /// How long a finished leg waits for the peer's end.
 const LINGER: Duration = Duration::from_secs(1);
+/// How long a leg may take to send what was queued when it was told to finish.
+const FINISH: Duration = limit::WRITE_STALL_DEADLINE;
 
 /// What a worker is given.
 #[derive(Debug)]
@@ -329,7 +331,7 @@ impl Worker {
         life.armed = None;
         let now = self.shared.now;
         for leg in life.legs.iter_mut().flatten() {
-            if matches!(leg.phase, Phase::Lingering { until } if until <= now.mono) {
+            if leg.phase.until().is_some_and(|until| until <= now.mono) {
                 leg.phase = Phase::Retired;
                 leg.shut_both();
             }
@@ -417,15 +419,12 @@ impl Worker {
             self.table.remove(key);
             return Ok(());
         }
-        let linger = life
+        let closing = life
             .legs
             .iter()
             .flatten()
-            .filter_map(|leg| match leg.phase {
-                Phase::Lingering { until } => Some(until),
-                _ => None,
-            });
-        let at = linger.chain(life.driver.poll_timeout()).min();
+            .filter_map(|leg| leg.phase.until());
+        let at = closing.chain(life.driver.poll_timeout()).min();
         let mut armed = life.armed;
         self.deadlines.arm(key, at, &mut armed);
         life.armed = armed;
@@ -508,8 +507,19 @@ impl Shared {
         let Some(leg) = &mut life.legs[index_of(which)] else {
             return;
         };
-        let before = std::mem::replace(&mut leg.phase, Phase::Retired);
-        leg.shut_both();
+        let before = leg.phase;
+        leg.phase = match (how, before) {
+            // What was queued before the peer's end, its close frame's answer above all, may still reach it.
+            (Closed::Eof, Phase::Open) => Phase::Finishing {
+                until: self.now.mono + FINISH,
+            },
+            (Closed::Eof, Phase::Finishing { .. }) => before,
+            _ => Phase::Retired,
+        };
+        leg.eof = true;
+        if leg.phase == Phase::Retired {
+            leg.shut_both();
+        }
         if before == Phase::Open {
             let (driver, now) = (&mut life.driver, self.now);
             if catch_unwind(AssertUnwindSafe(|| driver.handle_closed(which, how, now))).is_err() {
@@ -569,7 +579,9 @@ impl Shared {
                     if let Some(leg) = &mut life.legs[index_of(which)]
                         && leg.phase == Phase::Open
                     {
-                        leg.phase = Phase::Finishing;
+                        leg.phase = Phase::Finishing {
+                            until: self.now.mono + FINISH,
+                        };
                     }
                 }
                 Intent::Abort(which) => {
@@ -593,7 +605,7 @@ impl Shared {
         let Some(leg) = &mut legs[index] else {
             return Ok(());
         };
-        if leg.sending.is_some() || !matches!(leg.phase, Phase::Open | Phase::Finishing) {
+        if leg.sending.is_some() || !matches!(leg.phase, Phase::Open | Phase::Finishing { .. }) {
             return Ok(());
         }
         let slot = self.ring.slots().take();
@@ -631,9 +643,12 @@ impl Shared {
                     return Ok(());
                 }
             }
-            if len == 0 && leg.phase == Phase::Finishing {
+            if len == 0 && matches!(leg.phase, Phase::Finishing { .. }) {
                 if leg.queue_close_notify() {
                     len = leg.take_tls_out(self.ring.slots().bytes_mut(slot));
+                } else if leg.eof {
+                    leg.phase = Phase::Retired;
+                    leg.shut_both();
                 } else {
                     leg.shut_write();
                     leg.phase = Phase::Lingering {
@@ -678,7 +693,7 @@ impl Shared {
                     self.ring.cancel(leg.raw_fd())?;
                 }
             }
-            _ if !leg.receiving => {
+            _ if !leg.receiving && !leg.eof => {
                 self.ring.receive(leg.raw_fd(), key)?;
                 leg.receiving = true;
             }

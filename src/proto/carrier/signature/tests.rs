@@ -16,6 +16,9 @@ const H: &str = "0a1ff7634d9ab3b95db5c9a2dfe9416e41502b283a80c7cf19632632f96e662
 const H0: &str = "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a";
 const BODY: &[u8] = br#"{"property": "value", "boolean": true}"#;
 
+/// Number, signed URL, appended parameters, signature.
+type Vector<'a> = (u32, String, &'a [(&'a str, &'a str)], &'a str);
+
 fn params(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
     pairs
         .iter()
@@ -31,7 +34,7 @@ fn with<'a>(more: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
 fn the_published_vectors() {
     let conference = with(&[("ReasonConferenceEnded", "test"), ("Reason", "Participant")]);
     #[rustfmt::skip]
-    let vectors: &[(u32, String, &[(&str, &str)], &str)] = &[
+    let vectors: &[Vector<'_>] = &[
         (1, U.into(), P, "RSOYDt4T1cUTdK1PDd93/VVr8B8="),
         (2, U.replace(".com", ".com:443"), P, "kvajT1Ptam85bY51eRf/AJRuM3w="),
         (3, U.replace("https", "http").replace(".com", ".com:80"), P, "0ZXoZLH/DfblKGATFgpif+LLRf4="),

@@ -1,0 +1,134 @@
+//! Named deadlines; the earliest wins, and we can say which it was. Core; one table for the call and one for each leg.
+
+use crate::base::time::Mono;
+
+/// What a deadline is for. Where two fall on the same instant, the one named first here is due first: a
+/// mute peer is found before it is pinged again.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(usize)]
+pub enum Deadline {
+    /// The carrier's `start` (`limit::START_DEADLINE`).
+    Start,
+    /// From the dial to a confirmed session (`limit::UPSTREAM_DEADLINE`).
+    Upstream,
+    /// Silence for a caller who went mute in mid-speech (`limit::SILENCE_PAD_AFTER`).
+    Pad,
+    /// The peer's sign of life after our ping (`limit::PONG_DEADLINE`).
+    Pong,
+    /// Our next ping (`limit::PING_INTERVAL`).
+    Ping,
+    /// The kernel's taking of a send (`limit::WRITE_STALL_DEADLINE`).
+    Stall,
+    /// The next step of the closing handshake (`limit::CLOSE_DEADLINE`).
+    Close,
+}
+
+const ALL: [Deadline; 7] = [
+    Deadline::Start,
+    Deadline::Upstream,
+    Deadline::Pad,
+    Deadline::Pong,
+    Deadline::Ping,
+    Deadline::Stall,
+    Deadline::Close,
+];
+
+/// No deadline: later than every real one.
+const UNSET: u64 = u64::MAX;
+
+/// At most one point in time for each `Deadline`.
+#[derive(Clone, Debug)]
+pub struct Timers {
+    at: [u64; ALL.len()],
+}
+
+impl Default for Timers {
+    fn default() -> Self {
+        Self {
+            at: [UNSET; ALL.len()],
+        }
+    }
+}
+
+impl Timers {
+    /// Sets a deadline, in place of the one of that name.
+    pub fn set(&mut self, name: Deadline, at: Mono) {
+        self.at[name as usize] = at.0;
+    }
+
+    /// Takes a deadline away.
+    pub fn clear(&mut self, name: Deadline) {
+        self.at[name as usize] = UNSET;
+    }
+
+    /// Takes all of them away.
+    pub fn clear_all(&mut self) {
+        *self = Self::default();
+    }
+
+    /// Whether a deadline is set.
+    pub fn is_set(&self, name: Deadline) -> bool {
+        self.at[name as usize] != UNSET
+    }
+
+    /// The earliest, with its name.
+    pub fn earliest(&self) -> Option<(Mono, Deadline)> {
+        let mut best: Option<(u64, Deadline)> = None;
+        for name in ALL {
+            let at = self.at[name as usize];
+            if at != UNSET && best.is_none_or(|(least, _)| at < least) {
+                best = Some((at, name));
+            }
+        }
+        best.map(|(at, name)| (Mono(at), name))
+    }
+
+    /// The earliest that is due at `now`, taken away. `None` when none is.
+    pub fn take_due(&mut self, now: Mono) -> Option<Deadline> {
+        let (at, name) = self.earliest()?;
+        if at > now {
+            return None;
+        }
+        self.clear(name);
+        Some(name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_earliest_comes_first_and_says_its_name() {
+        let mut timers = Timers::default();
+        assert_eq!(timers.earliest(), None);
+        timers.set(Deadline::Ping, Mono(20));
+        timers.set(Deadline::Stall, Mono(10));
+        assert_eq!(timers.earliest(), Some((Mono(10), Deadline::Stall)));
+        assert_eq!(timers.take_due(Mono(9)), None);
+        assert_eq!(timers.take_due(Mono(10)), Some(Deadline::Stall));
+        assert_eq!(timers.take_due(Mono(19)), None);
+        assert_eq!(timers.take_due(Mono(50)), Some(Deadline::Ping));
+        assert_eq!(timers.take_due(Mono(50)), None);
+    }
+
+    #[test]
+    fn a_mute_peer_is_found_before_it_is_pinged_again() {
+        let mut timers = Timers::default();
+        timers.set(Deadline::Ping, Mono(7));
+        timers.set(Deadline::Pong, Mono(7));
+        assert_eq!(timers.take_due(Mono(7)), Some(Deadline::Pong));
+        assert_eq!(timers.take_due(Mono(7)), Some(Deadline::Ping));
+    }
+
+    #[test]
+    fn setting_again_moves_a_deadline() {
+        let mut timers = Timers::default();
+        timers.set(Deadline::Pad, Mono(5));
+        timers.set(Deadline::Pad, Mono(9));
+        assert_eq!(timers.take_due(Mono(5)), None);
+        assert!(timers.is_set(Deadline::Pad));
+        timers.clear(Deadline::Pad);
+        assert_eq!(timers.earliest(), None);
+    }
+}

@@ -1,0 +1,379 @@
+//! A model endpoint on tokio-tungstenite. Each test drives its connections by hand; nothing is answered
+//! that the test does not answer.
+
+use super::tls::Identity;
+use super::{BoxIo, within};
+use futures_util::{SinkExt, StreamExt};
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio_rustls::TlsAcceptor;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::handshake::server::{Request, Response};
+use tokio_tungstenite::tungstenite::{Error, Message};
+
+/// What the endpoint does with an upgrade request.
+#[derive(Clone, Copy)]
+enum Answer {
+    Upgrade,
+    Status(u16),
+    Silence,
+}
+
+/// A listening endpoint.
+pub struct Model {
+    /// For `realtime.url`, without the `model` parameter.
+    pub url: String,
+    connections: mpsc::UnboundedReceiver<Connection>,
+    requests: mpsc::UnboundedReceiver<()>,
+}
+
+impl Model {
+    /// Speaks `ws://`.
+    pub async fn plain() -> Self {
+        Self::listen(None, Answer::Upgrade).await
+    }
+
+    /// Speaks `wss://` with this identity.
+    pub async fn tls(identity: &Identity) -> Self {
+        Self::listen(Some(identity.acceptor()), Answer::Upgrade).await
+    }
+
+    /// Answers every upgrade with this status.
+    pub async fn refusing(status: u16) -> Self {
+        Self::listen(None, Answer::Status(status)).await
+    }
+
+    /// Accepts connections and never answers.
+    pub async fn silent() -> Self {
+        Self::listen(None, Answer::Silence).await
+    }
+
+    async fn listen(tls: Option<TlsAcceptor>, answer: Answer) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
+        let port = listener.local_addr().expect("address").port();
+        let scheme = if tls.is_some() { "wss" } else { "ws" };
+        let (connected, connections) = mpsc::unbounded_channel();
+        let (requested, requests) = mpsc::unbounded_channel();
+        tokio::spawn(async move {
+            while let Ok((tcp, _)) = listener.accept().await {
+                let _ = tcp.set_nodelay(true);
+                let (tls, connected, requested) =
+                    (tls.clone(), connected.clone(), requested.clone());
+                tokio::spawn(async move {
+                    let stream: BoxIo = match tls {
+                        None => Box::new(tcp),
+                        Some(acceptor) => match acceptor.accept(tcp).await {
+                            Ok(stream) => Box::new(stream),
+                            // A client that does not trust us: the test sees that no connection comes.
+                            Err(_) => return,
+                        },
+                    };
+                    let _ = requested.send(());
+                    match answer {
+                        Answer::Upgrade => {
+                            if let Some(connection) = Connection::accept(stream).await {
+                                let _ = connected.send(connection);
+                            }
+                        }
+                        Answer::Status(status) => refuse(stream, status).await,
+                        Answer::Silence => read_to_end(stream).await,
+                    }
+                });
+            }
+        });
+        Self {
+            url: format!("{scheme}://127.0.0.1:{port}/v1/realtime"),
+            connections,
+            requests,
+        }
+    }
+
+    /// The next upgraded connection.
+    pub async fn accept(&mut self) -> Connection {
+        within("a connection to the model", self.connections.recv())
+            .await
+            .expect("the endpoint lives")
+    }
+
+    /// Waits until somebody has connected, upgraded or not.
+    pub async fn contacted(&mut self) {
+        within("a contact with the model", self.requests.recv())
+            .await
+            .expect("the endpoint lives");
+    }
+
+    /// Whether a connection is waiting to be accepted.
+    pub fn has_connection(&mut self) -> bool {
+        !self.connections.is_empty()
+    }
+}
+
+async fn refuse(mut stream: BoxIo, status: u16) {
+    let mut head = Vec::new();
+    let mut chunk = [0; 1024];
+    while !head.windows(4).any(|w| w == b"\r\n\r\n") {
+        match stream.read(&mut chunk).await {
+            Ok(n) if n > 0 => head.extend_from_slice(&chunk[..n]),
+            _ => return,
+        }
+    }
+    let body = r#"{"error":{"message":"refused by the test","type":"invalid_request_error"}}"#;
+    let answer = format!(
+        "HTTP/1.1 {status} Refused\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\
+         Connection: close\r\n\r\n{body}",
+        body.len()
+    );
+    let _ = stream.write_all(answer.as_bytes()).await;
+    let _ = stream.shutdown().await;
+    read_to_end(stream).await;
+}
+
+async fn read_to_end(mut stream: BoxIo) {
+    let mut chunk = [0; 1024];
+    while matches!(stream.read(&mut chunk).await, Ok(n) if n > 0) {}
+}
+
+/// One connection from the relay.
+pub struct Connection {
+    ws: WebSocketStream<BoxIo>,
+    /// The request target.
+    pub target: String,
+    /// The request's header lines, names in lower case.
+    pub headers: Vec<(String, String)>,
+    /// Items made so far, for unique ids.
+    items: usize,
+}
+
+impl Connection {
+    #[allow(clippy::result_large_err)] // tungstenite's own callback type
+    async fn accept(stream: BoxIo) -> Option<Self> {
+        let mut target = String::new();
+        let mut headers = Vec::new();
+        let look = |request: &Request, response: Response| {
+            target = request.uri().to_string();
+            headers = request
+                .headers()
+                .iter()
+                .map(|(name, value)| {
+                    let value = String::from_utf8_lossy(value.as_bytes()).into_owned();
+                    (name.as_str().to_owned(), value)
+                })
+                .collect();
+            Ok(response)
+        };
+        let ws = tokio_tungstenite::accept_hdr_async(stream, look)
+            .await
+            .ok()?;
+        Some(Self {
+            ws,
+            target,
+            headers,
+            items: 0,
+        })
+    }
+
+    /// The first value of a request header.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers
+            .iter()
+            .find(|(key, _)| key == name)
+            .map(|(_, value)| value.as_str())
+    }
+
+    /// Sends an event.
+    pub async fn send(&mut self, event: Value) {
+        self.send_text(&event.to_string()).await;
+    }
+
+    /// Sends text as it is.
+    pub async fn send_text(&mut self, text: &str) {
+        within("the relay to read", self.ws.send(Message::text(text)))
+            .await
+            .expect("send to the relay");
+    }
+
+    /// Sends a binary message.
+    pub async fn send_binary(&mut self, bytes: &[u8]) {
+        let message = Message::binary(bytes.to_vec());
+        within("the relay to read", self.ws.send(message))
+            .await
+            .expect("send to the relay");
+    }
+
+    /// Sends bytes below the WebSocket layer.
+    pub async fn send_raw(&mut self, bytes: &[u8]) {
+        let stream = self.ws.get_mut();
+        stream.write_all(bytes).await.expect("send to the relay");
+        stream.flush().await.expect("send to the relay");
+    }
+
+    /// Breaks the connection without a close frame.
+    pub fn drop_connection(self) {}
+
+    /// Closes in order.
+    pub async fn close(&mut self) {
+        let _ = self.ws.close(None).await;
+    }
+
+    /// `session.created`, as the vendor sends it: its own defaults, 24 kHz PCM.
+    pub async fn send_session_created(&mut self) {
+        self.send(session(
+            "session.created",
+            json!({"type": "audio/pcm", "rate": 24000}),
+        ))
+        .await;
+    }
+
+    /// The normal set-up: created, update awaited and returned, updated with both formats confirmed.
+    pub async fn set_up(&mut self) -> Value {
+        self.send_session_created().await;
+        let update = self.event().await;
+        assert_eq!(update["type"], "session.update", "{update}");
+        self.confirm().await;
+        update
+    }
+
+    /// `session.updated` with PCMU both ways.
+    pub async fn confirm(&mut self) {
+        self.send(session("session.updated", json!({"type": "audio/pcmu"})))
+            .await;
+    }
+
+    /// `session.updated` with another format: the relay must not bridge it.
+    pub async fn confirm_pcm(&mut self) {
+        let pcm = json!({"type": "audio/pcm", "rate": 24000});
+        self.send(session("session.updated", pcm)).await;
+    }
+
+    /// A new item's id.
+    pub fn item(&mut self) -> String {
+        self.items += 1;
+        format!("item_{}", self.items)
+    }
+
+    /// One audio delta.
+    pub async fn delta(&mut self, item: &str, audio: &str) {
+        self.send(json!({
+            "type": "response.output_audio.delta", "event_id": "event_d", "response_id": "resp_1",
+            "item_id": item, "output_index": 0, "content_index": 0, "delta": audio
+        }))
+        .await;
+    }
+
+    /// The end of an item's audio.
+    pub async fn audio_done(&mut self, item: &str) {
+        self.send(json!({
+            "type": "response.output_audio.done", "event_id": "event_e", "response_id": "resp_1",
+            "item_id": item, "output_index": 0, "content_index": 0
+        }))
+        .await;
+    }
+
+    /// The next thing from the relay, pings and pongs aside.
+    pub async fn next(&mut self) -> Got {
+        within("the relay's next event", async {
+            loop {
+                match self.ws.next().await {
+                    Some(Ok(Message::Text(text))) => {
+                        return Got::Event(serde_json::from_str(&text).expect("valid JSON"));
+                    }
+                    Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
+                    Some(Ok(Message::Close(frame))) => {
+                        return Got::Close(
+                            frame.map(|frame| (u16::from(frame.code), frame.reason.to_string())),
+                        );
+                    }
+                    Some(Ok(other)) => panic!("the relay sent {other:?}"),
+                    Some(Err(Error::ConnectionClosed | Error::Io(_) | Error::AlreadyClosed))
+                    | None => return Got::Gone,
+                    Some(Err(Error::Protocol(
+                        tokio_tungstenite::tungstenite::error::ProtocolError::ResetWithoutClosingHandshake,
+                    ))) => return Got::Gone,
+                    Some(Err(error)) => panic!("the relay broke the protocol: {error}"),
+                }
+            }
+        })
+        .await
+    }
+
+    /// The next event; anything else fails the test.
+    pub async fn event(&mut self) -> Value {
+        match self.next().await {
+            Got::Event(event) => event,
+            other => panic!("expected an event from the relay, got {other:?}"),
+        }
+    }
+
+    /// The next event must be an append: its audio, as text.
+    pub async fn append(&mut self) -> String {
+        let event = self.event().await;
+        assert_eq!(event["type"], "input_audio_buffer.append", "{event}");
+        event["audio"].as_str().expect("audio is text").to_owned()
+    }
+
+    /// The audio of the next appends, decoded, until `len` bytes are there.
+    pub async fn appended(&mut self, len: usize) -> Vec<u8> {
+        let mut audio = Vec::new();
+        while audio.len() < len {
+            audio.extend(super::unbase64(&self.append().await));
+        }
+        audio
+    }
+
+    /// Waits for the relay's close frame past any events; its code, 1005 when it had none. `None` when the
+    /// connection broke without one.
+    pub async fn closed(&mut self) -> Option<u16> {
+        loop {
+            match self.next().await {
+                Got::Event(_) => {}
+                Got::Close(frame) => return Some(frame.map_or(1005, |(code, _)| code)),
+                Got::Gone => return None,
+            }
+        }
+    }
+
+    /// Waits until the relay has read everything sent so far, and fails if it sent an event first: it
+    /// answers pings in order, behind what already waits.
+    pub async fn settle(&mut self) {
+        within(
+            "the relay to read",
+            self.ws.send(Message::Ping(b"settle".to_vec().into())),
+        )
+        .await
+        .expect("send to the relay");
+        within("a pong", async {
+            loop {
+                match self.ws.next().await {
+                    Some(Ok(Message::Pong(payload))) if payload.as_ref() == b"settle" => return,
+                    Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
+                    other => panic!("expected a pong, got {other:?}"),
+                }
+            }
+        })
+        .await;
+    }
+}
+
+/// What came from the relay.
+#[derive(Debug)]
+pub enum Got {
+    Event(Value),
+    Close(Option<(u16, String)>),
+    Gone,
+}
+
+fn session(kind: &str, format: Value) -> Value {
+    json!({
+        "type": kind, "event_id": "event_s",
+        "session": {
+            "type": "realtime", "object": "realtime.session", "id": "sess_test", "model": "gpt-realtime",
+            "output_modalities": ["audio"], "expires_at": 4_102_444_800_u64, "instructions": "",
+            "audio": {
+                "input": {"format": format, "turn_detection": {"type": "server_vad"}},
+                "output": {"format": format, "voice": "marin", "speed": 1.0}
+            }
+        }
+    })
+}
