@@ -115,11 +115,7 @@ pub fn main(shared: Arc<Shared>) -> Router {
     for alias in STREAM_ALIASES {
         router = router.route(alias.pattern, get(stream::get).post(stream::post));
     }
-    wrap(
-        router.fallback(stream::fallback),
-        shared,
-        REQUEST_DEADLINE,
-    )
+    wrap(router.fallback(stream::fallback), shared, REQUEST_DEADLINE)
 }
 
 /// Health and metrics only, for the admin listener.
@@ -177,12 +173,7 @@ fn log_panic(panic: &(dyn Any + Send)) {
 }
 
 /// The outermost layer.
-async fn finish(
-    shared: Arc<Shared>,
-    deadline: Duration,
-    request: Request,
-    next: Next,
-) -> Response {
+async fn finish(shared: Arc<Shared>, deadline: Duration, request: Request, next: Next) -> Response {
     let id = request_id(&shared, &request);
     let method = request.method().clone();
     let route = request
@@ -270,7 +261,8 @@ mod tests {
     async fn ask(router: Router, path: &str) -> (StatusCode, serde_json::Value, Response<()>) {
         let request = HttpRequest::get(path)
             .header("host", "localhost")
-            .body(Body::empty()).expect("a request");
+            .body(Body::empty())
+            .expect("a request");
         let response = router.oneshot(request).await.expect("infallible");
         let (parts, body) = response.into_parts();
         let body = to_bytes(body, 1 << 20).await.expect("short");

@@ -4,7 +4,7 @@
 
 use super::name;
 use crate::base::id::WorkerId;
-use crate::call::{EndReason, Stats};
+use crate::call::{Drop, EndReason, Stats};
 use metrics::{Counter, Gauge, Label};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use std::sync::OnceLock;
@@ -204,14 +204,9 @@ impl WorkerMeter {
                 .iter()
                 .map(|(n, l, _)| counter(n, l))
                 .collect(),
-            drops: name::DROPS
+            drops: Drop::ALL
                 .iter()
-                .map(|drop| {
-                    counter(
-                        name::MESSAGES_DROPPED,
-                        &[("reason", name::drop_reason(*drop))],
-                    )
-                })
+                .map(|drop| counter(name::MESSAGES_DROPPED, &[("reason", drop.label())]))
                 .collect(),
             totals: WORKER_TOTALS
                 .iter()
@@ -224,10 +219,15 @@ impl WorkerMeter {
             ended: name::END_REASONS
                 .iter()
                 .map(|reason| {
-                    let (why, side) = name::end_labels(*reason);
                     (
                         *reason,
-                        counter(name::CALLS_ENDED, &[("reason", why), ("side", side)]),
+                        counter(
+                            name::CALLS_ENDED,
+                            &[
+                                ("reason", reason.label()),
+                                ("side", name::side(reason.side())),
+                            ],
+                        ),
                     )
                 })
                 .collect(),
@@ -261,7 +261,6 @@ impl WorkerMeter {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::call::Drop;
 
     fn rendered(with: impl FnOnce()) -> String {
         let recorder = PrometheusBuilder::new().build_recorder();

@@ -79,11 +79,17 @@ fn unknown_paths_and_methods_have_the_one_error_shape() {
     let rig = Rig::new(Config::default());
     let mut client = rig.connect();
     let missing = client.request("GET", "/nothing", &[("X-Request-Id", "abc-1")], b"");
-    assert_eq!((missing.status, missing.code().as_str()), (404, "not_found"));
+    assert_eq!(
+        (missing.status, missing.code().as_str()),
+        (404, "not_found")
+    );
     assert_eq!(missing.json()["error"]["requestId"], "abc-1");
     assert_eq!(missing.header("x-request-id"), "abc-1");
     let wrong = client.request("DELETE", "/health", &[], b"");
-    assert_eq!((wrong.status, wrong.code().as_str()), (405, "method_not_allowed"));
+    assert_eq!(
+        (wrong.status, wrong.code().as_str()),
+        (405, "method_not_allowed")
+    );
     assert!(wrong.header("allow").contains("GET"), "{wrong:?}");
     let invented = client.request("BREW", "/health", &[], b"");
     assert_eq!(invented.status, 405);
@@ -125,13 +131,21 @@ fn metrics_are_for_this_machine_on_the_main_port() {
     let mut client = rig.connect();
     let metrics = client.get("/metrics");
     assert_eq!(metrics.status, 200);
-    assert!(metrics.header("content-type").starts_with("text/plain; version=0.0.4"));
+    assert!(
+        metrics
+            .header("content-type")
+            .starts_with("text/plain; version=0.0.4")
+    );
     for headers in [
         [("Host", "voice.example.com"), ("Accept", "*/*")],
         [("Host", "localhost"), ("X-Forwarded-For", "203.0.113.9")],
         [("Host", "localhost"), ("Forwarded", "for=203.0.113.9")],
     ] {
-        assert_eq!(client.request("GET", "/metrics", &headers, b"").status, 404, "{headers:?}");
+        assert_eq!(
+            client.request("GET", "/metrics", &headers, b"").status,
+            404,
+            "{headers:?}"
+        );
     }
     let mut config = Config::default();
     config.listen.addresses = vec!["0.0.0.0".parse().expect("an address")];
@@ -143,7 +157,11 @@ fn the_admin_listener_has_metrics_and_health_and_no_webhooks() {
     let mut config = Config::default();
     config.listen.admin = Some("127.0.0.1:0".parse().expect("an address"));
     let rig = Rig::new(config);
-    let address = rig.control.as_ref().and_then(|control| control.admin).expect("bound");
+    let address = rig
+        .control
+        .as_ref()
+        .and_then(|control| control.admin)
+        .expect("bound");
     let mut client = Client::new(TcpStream::connect(address).expect("connected"));
     assert_eq!(client.get("/metrics").status, 200);
     assert_eq!(client.get("/health").status, 200);
@@ -166,7 +184,10 @@ fn the_route_table_lists_every_path() {
     let rig = Rig::new(Config::default());
     let json = rig.get("/api/routes").json();
     let routes = json["routes"].as_array().expect("a list");
-    let paths: Vec<_> = routes.iter().filter_map(|route| route["path"].as_str()).collect();
+    let paths: Vec<_> = routes
+        .iter()
+        .filter_map(|route| route["path"].as_str())
+        .collect();
     for alias in crate::base::route::STREAM_ALIASES {
         assert!(paths.contains(&alias.pattern), "{}", alias.pattern);
     }

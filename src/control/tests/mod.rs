@@ -7,7 +7,6 @@ mod webhook;
 use super::*;
 use crate::bus::command::{DeskInbox, WorkerInbox, desk_queue, worker_queue};
 use crate::bus::report::{HttpSender, ReportSender as Reports, http_queue, report_queue};
-use crate::proto::http::head::{Parsed, parse_response};
 use crate::transport::Established;
 use arc_swap::ArcSwap;
 use metrics_exporter_prometheus::PrometheusBuilder;
@@ -120,6 +119,21 @@ struct Answer {
 }
 
 impl Answer {
+    fn of_head(head: &str) -> Self {
+        let mut lines = head.trim_end().split("\r\n");
+        let status = lines.next().expect("a status line");
+        let status = status.strip_prefix("HTTP/1.1 ").expect("HTTP/1.1");
+        let header = |line: &str| {
+            let (name, value) = line.split_once(": ").expect("a header line");
+            (name.to_owned(), value.to_owned())
+        };
+        Self {
+            status: status[..3].parse().expect("a number"),
+            headers: lines.map(header).collect(),
+            body: Vec::new(),
+        }
+    }
+
     fn header(&self, name: &str) -> &str {
         let found = self
             .headers
@@ -169,20 +183,13 @@ impl Client {
     /// The next answer. `has_body` is false after HEAD, and for a 101.
     fn answer(&mut self, has_body: bool) -> Answer {
         loop {
-            if let Parsed::Complete { head, len } = parse_response(&self.read).expect("a head") {
-                let text = |value: &[u8]| String::from_utf8_lossy(value).into_owned();
-                let headers: Vec<_> = head
-                    .headers
-                    .0
-                    .iter()
-                    .map(|(k, v)| ((*k).to_owned(), text(v)))
-                    .collect();
-                let mut answer = Answer {
-                    status: head.status,
-                    headers,
-                    body: Vec::new(),
-                };
-                self.read.drain(..len);
+            let end = self
+                .read
+                .windows(4)
+                .position(|window| window == b"\r\n\r\n");
+            if let Some(end) = end {
+                let head: Vec<u8> = self.read.drain(..end + 4).collect();
+                let mut answer = Answer::of_head(std::str::from_utf8(&head).expect("text"));
                 if has_body && answer.status != 101 {
                     let length: usize = answer.header("content-length").parse().expect("a length");
                     while self.read.len() < length {
@@ -200,7 +207,13 @@ impl Client {
         self.request("GET", path, &[], b"")
     }
 
-    fn request(&mut self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
+    fn request(
+        &mut self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> Answer {
         let mut head = format!("{method} {path} HTTP/1.1\r\n");
         if !headers.iter().any(|(name, _)| *name == "Host") {
             head += "Host: localhost:3000\r\n";

@@ -13,13 +13,20 @@ const UPGRADE: [(&str, &str); 4] = [
 
 fn upgrade(path: &str) -> String {
     let lines = UPGRADE.map(|(name, value)| format!("{name}: {value}\r\n"));
-    format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n{}\r\n", lines.concat())
+    format!(
+        "GET {path} HTTP/1.1\r\nHost: localhost\r\n{}\r\n",
+        lines.concat()
+    )
 }
 
 /// Takes the next order as the desk and answers it.
 fn decide(rig: &mut Rig, answer: AdmitAnswer) -> String {
     match rig.desk.blocking_recv().expect("an order") {
-        ToDesk::Admit { head, peer, answer: to } => {
+        ToDesk::Admit {
+            head,
+            peer,
+            answer: to,
+        } => {
             assert!(peer.is_some_and(|peer| peer.ip().is_loopback()));
             to.send(answer).expect("awaited");
             String::from_utf8(head).expect("text")
@@ -38,11 +45,19 @@ fn ordinary_requests_to_every_stream_path_have_their_answers() {
             false => alias.prefix.to_owned(),
         };
         let answer = client.get(&path);
-        assert_eq!((answer.status, answer.code().as_str()), (426, "upgrade_required"), "{path}");
+        assert_eq!(
+            (answer.status, answer.code().as_str()),
+            (426, "upgrade_required"),
+            "{path}"
+        );
         assert_eq!(answer.header("upgrade"), "websocket");
         assert_eq!(answer.header("connection"), "Upgrade");
         let health = client.request("POST", &path, &[], b"");
-        assert_eq!((health.status, &health.json()["status"]), (200, &"ok".into()), "{path}");
+        assert_eq!(
+            (health.status, &health.json()["status"]),
+            (200, &"ok".into()),
+            "{path}"
+        );
         assert_eq!(client.request("PUT", &path, &[], b"").status, 405, "{path}");
     }
 }
@@ -51,9 +66,18 @@ fn ordinary_requests_to_every_stream_path_have_their_answers() {
 fn ids_that_cannot_be_are_bad_requests() {
     let rig = Rig::new(Config::default());
     let mut client = rig.connect();
-    for path in ["/media-stream/", "/media-stream/a/b", "/api/twilio/media-stream/a/", "/streams/x"] {
+    for path in [
+        "/media-stream/",
+        "/media-stream/a/b",
+        "/api/twilio/media-stream/a/",
+        "/streams/x",
+    ] {
         let answer = client.get(path);
-        assert_eq!((answer.status, answer.code().as_str()), (400, "bad_request"), "{path}");
+        assert_eq!(
+            (answer.status, answer.code().as_str()),
+            (400, "bad_request"),
+            "{path}"
+        );
     }
 }
 
@@ -63,21 +87,40 @@ fn an_upgrade_on_a_kept_alive_connection_goes_back_through_the_desk_with_every_b
     let mut client = rig.connect();
     assert_eq!(client.get("/livez").status, 200);
     // The first frame comes with the request, as an eager client may send it.
-    client.send(upgrade("/media-stream/CA1?token=t").into_bytes().into_iter().chain(*b"early").collect::<Vec<_>>());
+    client.send(
+        upgrade("/media-stream/CA1?token=t")
+            .into_bytes()
+            .into_iter()
+            .chain(*b"early")
+            .collect::<Vec<_>>(),
+    );
     let accept = AdmitAnswer::Accept {
         accept: "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=".into(),
         ticket: 77,
     };
     let head = decide(&mut rig, accept);
-    assert!(head.starts_with("GET /media-stream/CA1?token=t HTTP/1.1\r\n"), "{head}");
-    assert!(head.to_lowercase().contains("sec-websocket-key: dghlihnhbxbszsbub25jzq=="), "{head}");
+    assert!(
+        head.starts_with("GET /media-stream/CA1?token=t HTTP/1.1\r\n"),
+        "{head}"
+    );
+    assert!(
+        head.to_lowercase()
+            .contains("sec-websocket-key: dghlihnhbxbszsbub25jzq=="),
+        "{head}"
+    );
     let answer = client.answer(false);
     assert_eq!(answer.status, 101);
-    assert_eq!(answer.header("sec-websocket-accept"), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+    assert_eq!(
+        answer.header("sec-websocket-accept"),
+        "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
+    );
     assert!(answer.header("upgrade").eq_ignore_ascii_case("websocket"));
     assert!(answer.header("content-length").is_empty());
     let connection = match rig.desk.blocking_recv().expect("the connection") {
-        ToDesk::Admitted { ticket: 77, connection } => connection,
+        ToDesk::Admitted {
+            ticket: 77,
+            connection,
+        } => connection,
         other => panic!("{other:?}"),
     };
     client.send("later");
@@ -100,7 +143,11 @@ fn an_upgrade_on_a_kept_alive_connection_goes_back_through_the_desk_with_every_b
 #[test]
 fn a_refused_upgrade_gets_the_desk_s_answer_and_the_connection_ends() {
     let mut rig = Rig::new(Config::default());
-    for (path, status) in [("/media-stream/CA1", 403), ("/nowhere", 404), ("/conformance/echo", 404)] {
+    for (path, status) in [
+        ("/media-stream/CA1", 403),
+        ("/nowhere", 404),
+        ("/conformance/echo", 404),
+    ] {
         let mut client = rig.connect();
         client.send(upgrade(path));
         let refusal = AdmitAnswer::Refuse {
@@ -109,7 +156,11 @@ fn a_refused_upgrade_gets_the_desk_s_answer_and_the_connection_ends() {
         };
         decide(&mut rig, refusal);
         let answer = client.answer(true);
-        assert_eq!((answer.status, answer.code().as_str()), (status, "x"), "{path}");
+        assert_eq!(
+            (answer.status, answer.code().as_str()),
+            (status, "x"),
+            "{path}"
+        );
         assert_eq!(answer.header("connection"), "close");
         assert!(client.is_closed());
     }
