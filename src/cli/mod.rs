@@ -4,7 +4,8 @@ pub mod args;
 pub mod check;
 // pub mod daemon;
 pub mod demo;
-// pub mod echo_client;
+pub mod echo_client;
+
 // pub mod serve;
 pub mod simulate;
 
