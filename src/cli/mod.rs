@@ -2,11 +2,10 @@
 
 pub mod args;
 pub mod check;
-// pub mod daemon;
+pub mod daemon;
 pub mod demo;
 pub mod echo_client;
-
-// pub mod serve;
+pub mod serve;
 pub mod simulate;
 
 use crate::telemetry::log;
@@ -43,11 +42,11 @@ fn serve(args: ServeArgs) -> Outcome {
     config.dev.conformance_echo = args.conformance_echo;
     let _log = log::init(&config.log.level, config.log.json)
         .map_err(|error| format!("the log can't be started: {error}"))?;
-    let _ = config;
+    serve::run(config)?;
     Ok(ExitCode::SUCCESS)
 }
 
 fn echo_client(args: EchoClientArgs) -> Outcome {
-    let _ = args;
-    Err("the echo client is not built yet".into())
+    echo_client::run(&args.url, &args.agent, args.cases)?;
+    Ok(ExitCode::SUCCESS)
 }

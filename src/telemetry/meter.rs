@@ -139,16 +139,18 @@ const WORKER_GAUGES: &[Total<WorkerStats>] = &[
 ];
 
 /// Makes the recorder for the whole process and describes every metric. Where one was made before (a second
-/// daemon in one process), that one is used. Errs when somebody else's recorder is in the way.
-pub fn install() -> Result<PrometheusHandle, String> {
-    static HANDLE: OnceLock<Result<PrometheusHandle, String>> = OnceLock::new();
+/// daemon in one process), that one is used.
+pub fn install() -> PrometheusHandle {
+    static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
     let install = || {
         let recorder = PrometheusBuilder::new().build_recorder();
         let handle = recorder.handle();
-        metrics::set_global_recorder(recorder)
-            .map_err(|error| format!("metrics can't be recorded: {error}"))?;
+        // Only somebody else's recorder can be in the way: then ours stays empty, and calls go on.
+        if metrics::set_global_recorder(recorder).is_err() {
+            tracing::error!("metrics go to another recorder of this process");
+        }
         describe();
-        Ok(handle)
+        handle
     };
     HANDLE.get_or_init(install).clone()
 }
