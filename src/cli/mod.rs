@@ -9,7 +9,7 @@ pub mod serve;
 pub mod simulate;
 
 use crate::telemetry::log;
-use args::{Cli, Command, ServeArgs, Simulate};
+use args::{Cli, Command, EchoClientArgs, ServeArgs, Simulate, SimulateArgs};
 use clap::Parser;
 use std::process::ExitCode;
 
@@ -24,13 +24,11 @@ pub fn main() -> ExitCode {
         Some(Command::Serve(args)) => serve(args),
         Some(Command::Check(args)) => check::run(args),
         Some(Command::Demo(args)) => demo::run(args),
-        Some(Command::Simulate(args)) => match args.who {
-            Simulate::Model(args) => simulate::model(args),
-            Simulate::Carrier(args) => simulate::carrier(args),
-            Simulate::EchoClient(args) => {
-                echo_client::run(&args.url, &args.agent, args.cases).map(|()| ExitCode::SUCCESS)
-            }
-        },
+        // Not a simulator: the client code that talks to the model, under test.
+        Some(Command::Simulate(SimulateArgs {
+            who: Simulate::EchoClient(args),
+        })) => echo_client(args),
+        Some(Command::Simulate(args)) => simulate::run(args),
     };
     outcome.unwrap_or_else(|sentence| {
         eprintln!("voxrelay: {sentence}");
@@ -45,5 +43,10 @@ fn serve(args: ServeArgs) -> Outcome {
     let _log = log::init(&config.log.level, config.log.json)
         .map_err(|error| format!("the log can't be started: {error}"))?;
     serve::run(config)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn echo_client(args: EchoClientArgs) -> Outcome {
+    echo_client::run(&args.url, &args.agent, args.cases)?;
     Ok(ExitCode::SUCCESS)
 }

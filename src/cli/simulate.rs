@@ -1,16 +1,10 @@
-//! `voxrelay simulate model` and `voxrelay simulate carrier`: the simulators on their own.
+//! `voxrelay simulate`: the simulators on their own.
 
 use super::Outcome;
-use super::args::{CarrierArgs, ModelArgs};
+use super::args::SimulateArgs;
 
-/// Runs the simulated model.
-pub fn model(args: ModelArgs) -> Outcome {
+/// Runs it.
+pub fn run(args: SimulateArgs) -> Outcome {
     let _ = args;
-    Err("the simulated model is not built yet".into())
-}
-
-/// Runs the simulated carrier.
-pub fn carrier(args: CarrierArgs) -> Outcome {
-    let _ = args;
-    Err("the simulated carrier is not built yet".into())
+    Err("simulate is not built yet".into())
 }
