@@ -124,3 +124,49 @@ pub struct SlotKey {
     /// Counts the uses of that index.
     pub generation: u32,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_up_to_the_bound_is_kept_as_it_is() {
+        for len in 0..=8 {
+            let text = "x".repeat(len);
+            let kept = Inline::<8>::new(&text).expect("fits");
+            assert_eq!((kept.as_str(), kept.is_empty()), (&*text, len == 0));
+            assert_eq!(
+                (kept.to_string(), format!("{kept:?}")),
+                (text.clone(), format!("{text:?}"))
+            );
+        }
+        assert_eq!(Inline::<8>::new("123456789"), None);
+        // The bound is in bytes, and no character is cut to fit.
+        assert_eq!(
+            Inline::<8>::new("\u{20ac}\u{20ac}12").map(|i| i.to_string()),
+            Some("\u{20ac}\u{20ac}12".into())
+        );
+        assert_eq!(Inline::<8>::new("\u{20ac}\u{20ac}\u{20ac}"), None);
+    }
+
+    #[test]
+    fn equality_is_that_of_the_texts() {
+        let of = |text| Inline::<8>::new(text).unwrap();
+        assert_eq!(of("ab"), of("ab"));
+        // A NUL is a character like another, not padding.
+        assert_ne!(of("ab"), of("ab\0"));
+        assert_eq!(Inline::<8>::default(), of(""));
+    }
+
+    #[test]
+    fn an_id_is_never_empty_nor_longer_than_its_bound() {
+        assert_eq!(CallSid::new(""), None);
+        assert_eq!(CallSid::new(&"C".repeat(CallSid::MAX + 1)), None);
+        let longest = "C".repeat(CallSid::MAX);
+        assert_eq!(
+            CallSid::new(&longest).map(|id| id.to_string()),
+            Some(longest)
+        );
+        assert_eq!(ItemId::new("item_1").unwrap().as_str(), "item_1");
+    }
+}

@@ -65,4 +65,18 @@ const _: () = {
     assert!(OUTBOX_BYTES_MAX >= 4 * CARRIER_MESSAGE_BYTES_MAX);
     // A fill must fit the outbox as base64, with room for what follows.
     assert!((GAP_FILL_MS_MAX as usize) * 8 * 4 / 3 < OUTBOX_BYTES_MAX / 4);
+    assert!(GAP_FILL_MS_MIN < GAP_FILL_MS_MAX);
+    // So must the held start of a call.
+    assert!((EARLY_AUDIO_MS_MAX as usize) * 8 * 4 / 3 < OUTBOX_BYTES_MAX / 4);
+    // Whole messages of the model on several legs at once.
+    assert!(GROWN_BYTES_BUDGET >= 4 * REALTIME_MESSAGE_BYTES_MAX);
+    // RFC 6455 section 5.5: the longest that the header's seven bits can say.
+    assert!(CONTROL_PAYLOAD_MAX == 125);
+    // A connect that fails leaves time for another attempt and for what follows it.
+    assert!(2 * CONNECT_DEADLINE.as_millis() < UPSTREAM_DEADLINE.as_millis());
+    // The pad covers at least the silence that it answers.
+    assert!(SILENCE_PAD_AFTER.as_millis() <= SILENCE_PAD_MS as u128);
+    // A peer that takes nothing is noticed by the write before the ping calls it dead.
+    assert!(WRITE_STALL_DEADLINE.as_millis() < PONG_DEADLINE.as_millis());
+    assert!(CLOSE_DEADLINE.as_millis() < WRITE_STALL_DEADLINE.as_millis());
 };

@@ -45,3 +45,24 @@ pub trait Clock: Send + Sync {
     /// Both clocks, read once.
     fn now(&self) -> Now;
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_since_a_later_point_is_zero() {
+        let (early, late) = (Mono(1_000), Mono(1_500));
+        assert_eq!(late.since(early), Duration::from_nanos(500));
+        assert_eq!(late - early, Duration::from_nanos(500));
+        assert_eq!(early.since(late), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_deadline_beyond_the_range_stays_at_its_end() {
+        assert_eq!(Mono(5) + Duration::from_micros(1), Mono(1_005));
+        assert_eq!(Mono(u64::MAX - 1) + Duration::from_secs(1), Mono(u64::MAX));
+        // More nanoseconds than 64 bits hold.
+        assert_eq!(Mono(5) + Duration::MAX, Mono(u64::MAX));
+    }
+}

@@ -41,3 +41,30 @@ impl Sub for AudioMs {
         Self(self.0.saturating_sub(other.0))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn eight_bytes_are_a_millisecond_and_a_rest_is_dropped() {
+        assert_eq!(AudioMs::from_pcmu_bytes(160), AudioMs(20));
+        assert_eq!(AudioMs::from_pcmu_bytes(167), AudioMs(20));
+        assert_eq!(AudioMs::from_pcmu_bytes(7), AudioMs(0));
+        assert_eq!(AudioMs(20).pcmu_bytes(), 160);
+        assert_eq!(
+            AudioMs::from_pcmu_bytes(u64::MAX).pcmu_bytes(),
+            u64::MAX - 7
+        );
+    }
+
+    #[test]
+    fn sums_and_differences_stay_in_range() {
+        let mut sum = AudioMs(20) + AudioMs(30);
+        sum += AudioMs(1);
+        assert_eq!(sum, AudioMs(51));
+        assert_eq!(AudioMs(20) - AudioMs(30), AudioMs(0));
+        assert_eq!(AudioMs(30) - AudioMs(20), AudioMs(10));
+        assert_eq!(AudioMs(u64::MAX) + AudioMs(1), AudioMs(u64::MAX));
+    }
+}

@@ -22,21 +22,15 @@ const BURST_BYTES: usize = 256 * 1024;
 /// After this many times empty without need of the capacity, it is given back.
 const QUIET_TURNS: u32 = 64;
 
-/// What a frame is to us: who may be refused, and (later) what a barge-in may cut.
+/// What a frame is to us: who is refused first.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Class {
-    /// Refused when the outbox is full; may be cut.
+    /// Refused when the outbox is full.
     Audio,
-    /// Has a reserve; is never cut.
+    /// Has a reserve.
     Control,
     /// A close frame: always taken, and the last.
     Close,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Frame {
-    len: u32,
-    class: Class,
 }
 
 /// A leg's waiting frames.
@@ -45,8 +39,8 @@ pub struct Outbox {
     buf: Vec<u8>,
     /// Bytes of `buf` that are gone: 0 <= head <= buf.len().
     head: usize,
-    /// The waiting frames in order; their lengths sum up to `buf.len() - head + begun`.
-    frames: VecDeque<Frame>,
+    /// The lengths of the waiting frames in order; they sum up to `buf.len() - head + begun`.
+    frames: VecDeque<u32>,
     /// Bytes of the first frame that are gone.
     begun: usize,
     /// Most bytes waiting since the outbox was last empty.
@@ -82,10 +76,7 @@ impl Outbox {
             "the frame is as long as announced"
         );
         let len = self.buf.len() - before;
-        self.frames.push_back(Frame {
-            len: len as u32,
-            class,
-        });
+        self.frames.push_back(len as u32);
         self.peak = self.peak.max(waiting + len);
         true
     }
@@ -109,8 +100,8 @@ impl Outbox {
     /// left of a frame that has begun counts as one frame.
     pub fn peek(&self, max: usize) -> &[u8] {
         let mut end = 0;
-        for (i, frame) in self.frames.iter().enumerate() {
-            let left = frame.len as usize - if i == 0 { self.begun } else { 0 };
+        for (i, &frame) in self.frames.iter().enumerate() {
+            let left = frame as usize - if i == 0 { self.begun } else { 0 };
             if end + left > max {
                 break;
             }
@@ -128,11 +119,11 @@ impl Outbox {
         let len = len.min(self.waiting());
         self.head += len;
         let mut gone = self.begun + len;
-        while let Some(frame) = self.frames.front() {
-            if gone < frame.len as usize {
+        while let Some(&frame) = self.frames.front() {
+            if gone < frame as usize {
                 break;
             }
-            gone -= frame.len as usize;
+            gone -= frame as usize;
             self.frames.pop_front();
         }
         self.begun = gone;

@@ -408,21 +408,29 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// A short string: byte by byte, which beats a vector search up to some 30 bytes.
+    /// A short string, eight bytes at a time: that beats a vector search up to some 50 bytes.
     #[inline]
     pub(super) fn string(&mut self) -> Option<Span> {
         self.eat(b'"')?;
         let start = self.at;
+        let mut end = start;
+        while let Some(chunk) = self.text[end..].first_chunk::<8>() {
+            let special = special_bytes(u64::from_le_bytes(*chunk));
+            if special != 0 {
+                end += special.trailing_zeros() as usize / 8;
+                break;
+            }
+            end += 8;
+        }
+        // What is left is shorter than eight bytes, or begins with a special byte.
         loop {
-            match self.peek()? {
+            match *self.text.get(end)? {
                 b'"' => break,
-                b'\\' => return None,
-                b' '..=b'~' => self.at += 1,
-                _ => return None,
+                b'\\' | 0..0x20 | 0x80.. => return None,
+                _ => end += 1,
             }
         }
-        let end = self.at;
-        self.at += 1;
+        self.at = end + 1;
         Some(Span { start, end })
     }
 
@@ -465,13 +473,87 @@ impl<'a> Scanner<'a> {
     }
 }
 
+/// Marks, by its highest bit, the first byte that ends a plain string: a quote, a backslash, a control
+/// character or one above 0x7f. Marks above the first may be false: a borrow runs upwards only.
+#[inline]
+fn special_bytes(word: u64) -> u64 {
+    const LOW: u64 = u64::MAX / 255;
+    const HIGH: u64 = LOW << 7;
+    let zero = |word: u64| word.wrapping_sub(LOW) & !word;
+    let quote = zero(word ^ (LOW * b'"' as u64));
+    let backslash = zero(word ^ (LOW * b'\\' as u64));
+    let control = word.wrapping_sub(LOW * 0x20) & !word;
+    (quote | backslash | control | word) & HIGH
+}
+
 /// ASCII without control characters (RFC 8259 section 7 forbids those below 0x20) and backslashes.
-/// Branch-free, so that the compiler makes vectors of it: as signed bytes, both control characters and
-/// everything above 0x7f are below 0x20.
+///
+/// Base64 nearly always, and the check for that has the fastest vectors; the plain loop is for the rest.
 fn is_plain(text: &[u8]) -> bool {
-    let mut odd = 0_u8;
-    for &byte in text {
-        odd |= u8::from((byte as i8) < 0x20) | u8::from(byte == b'\\');
+    base64_simd::STANDARD.check(text).is_ok() || is_plain_bytewise(text)
+}
+
+/// As signed bytes, both control characters and everything above 0x7f are below 0x20.
+fn is_plain_bytewise(text: &[u8]) -> bool {
+    text.iter()
+        .all(|&byte| (byte as i8) >= 0x20 && byte != b'\\')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_byte_at_every_place_ends_a_string_or_does_not() {
+        for byte in 0..=u8::MAX {
+            let plain = (0x20..0x80).contains(&byte) && byte != b'"' && byte != b'\\';
+            for len in 1..20 {
+                for at in 0..len {
+                    let mut content = vec![b'a'; len];
+                    content[at] = byte;
+                    let text = [b"\"", content.as_slice(), b"\""].concat();
+                    let whole = Span {
+                        start: 1,
+                        end: len + 1,
+                    };
+                    let expected = match byte {
+                        b'"' => Some(Span {
+                            start: 1,
+                            end: at + 1,
+                        }),
+                        _ => plain.then_some(whole),
+                    };
+                    assert_eq!(Scanner::new(&text).string(), expected, "{byte} {at} {len}");
+                    assert_eq!(
+                        Scanner::new(&text).long_string(),
+                        expected,
+                        "{byte} {at} {len}"
+                    );
+                }
+            }
+        }
     }
-    odd == 0
+
+    #[test]
+    fn a_string_without_its_closing_quote_is_none() {
+        for len in 0..40 {
+            let text = [b"\"", "a".repeat(len).as_bytes()].concat();
+            assert_eq!(Scanner::new(&text).string(), None);
+            assert_eq!(Scanner::new(&text).long_string(), None);
+        }
+    }
+
+    #[test]
+    fn what_base64_is_not_may_still_be_plain() {
+        for (text, plain) in [
+            ("AAA", true),
+            ("A-_=", true),
+            ("\u{7f}", true),
+            ("A\\A", false),
+            ("A\nA", false),
+            ("é", false),
+        ] {
+            assert_eq!(is_plain(text.as_bytes()), plain, "{text}");
+        }
+    }
 }

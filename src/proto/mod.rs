@@ -3,6 +3,7 @@
 pub mod audio;
 pub mod carrier;
 pub mod decode;
+pub mod differential;
 pub mod http;
 pub mod realtime;
 pub mod ws;

@@ -1,7 +1,7 @@
 //! The real binary as a child process on a free port.
 
 use super::tls::Authority;
-use super::{BoxIo, http, within};
+use super::{BoxIo, http, metric, within};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::process::{ExitStatus, Stdio};
@@ -236,6 +236,24 @@ impl Daemon {
     /// Whether it still runs.
     pub fn is_running(&mut self) -> bool {
         self.child.try_wait().expect("wait").is_none()
+    }
+
+    /// Waits until it knows of no live call and no open model leg.
+    pub async fn settled(&self) {
+        super::within("the calls to be over", async {
+            loop {
+                let text = self.metrics().await;
+                let live =
+                    sum(&text, metric::CALLS_ACTIVE, &[]) + sum(&text, metric::UPSTREAM_OPEN, &[]);
+                let known =
+                    text.contains(metric::CALLS_ACTIVE) && text.contains(metric::UPSTREAM_OPEN);
+                if known && live == 0.0 {
+                    return;
+                }
+                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+            }
+        })
+        .await;
     }
 
     /// How many descriptors it has open.

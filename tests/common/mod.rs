@@ -8,6 +8,7 @@
 pub mod carrier;
 pub mod daemon;
 pub mod http;
+pub mod metric;
 pub mod model;
 pub mod pair;
 pub mod tls;

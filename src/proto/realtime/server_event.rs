@@ -463,3 +463,6 @@ fn read_session<'a>(session: Option<Value<'_, 'a>>) -> Result<SessionEcho<'a>, D
         output_format: format("output", "output_audio_format")?,
     })
 }
+
+#[cfg(test)]
+mod tests;

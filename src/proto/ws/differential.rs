@@ -193,3 +193,20 @@ pub fn assert_agreement(
         }
     }
 }
+
+/// `assert_agreement` for a fuzzer: the first byte chooses role, limit and how many of the next bytes are lengths
+/// of pieces; the rest is the stream.
+pub fn assert_agreement_of(bytes: &[u8]) {
+    let Some((first, rest)) = bytes.split_first() else {
+        return;
+    };
+    let role = if first & 1 == 0 {
+        Role::Server
+    } else {
+        Role::Client
+    };
+    let limit = if first & 2 == 0 { 1 << 16 } else { 130 };
+    let (pieces, stream) = rest.split_at(usize::from(first >> 4).min(rest.len()));
+    let pieces = pieces.iter().map(|len| usize::from(*len));
+    assert_agreement(role, limit, stream, pieces);
+}

@@ -1,0 +1,8 @@
+//! Whole sessions between a scripted carrier and a scripted model, on a virtual clock.
+
+mod audio;
+mod ends;
+mod harness;
+mod hostile;
+mod model;
+mod start;

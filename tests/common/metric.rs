@@ -1,0 +1,10 @@
+//! The metric names that the tests read, as an operator would.
+
+/// Messages not passed on, by `reason`.
+pub const DROPPED: &str = "voxrelay_messages_dropped_total";
+/// Silence sent for gaps in stream time.
+pub const FILLED_BYTES: &str = "voxrelay_filled_bytes_total";
+/// Live calls.
+pub const CALLS_ACTIVE: &str = "voxrelay_calls_active";
+/// Model legs open.
+pub const UPSTREAM_OPEN: &str = "voxrelay_upstream_open";
