@@ -24,8 +24,8 @@ pub fn run(args: SimulateArgs) -> Outcome {
         Simulate::Model(args) => run_model(args),
         Simulate::Carrier(args) => run_carrier(args),
         Simulate::EchoClient(EchoClientArgs { url, agent, cases }) => {
-            super::echo_client::run(&url, &agent, cases)?;
-            Ok(ExitCode::SUCCESS)
+            let _ = (url, agent, cases);
+            Err("the echo client is not built yet".into())
         }
     }
 }
