@@ -2,6 +2,7 @@
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 /// `voxrelay --version`.
@@ -273,16 +274,16 @@ pub struct EchoClientArgs {
     /// The name under which the server files its report
     #[arg(long, value_name = "NAME", default_value = "voxrelay")]
     pub agent: String,
-    /// Only these cases, by number: FIRST-LAST or one number [default: all]
-    #[arg(long, value_name = "FIRST-LAST", value_parser = cases)]
-    pub cases: Option<std::ops::RangeInclusive<u64>>,
+    /// Run these cases only, as in 3 or 1-16 [default: all]
+    #[arg(long, value_name = "FROM-TO", value_parser = parse_cases)]
+    pub cases: Option<RangeInclusive<u64>>,
 }
 
-fn cases(text: &str) -> Result<std::ops::RangeInclusive<u64>, String> {
-    let (first, last) = text.split_once('-').unwrap_or((text, text));
-    match (first.parse(), last.parse()) {
-        (Ok(first), Ok(last)) if 1 <= first && first <= last => Ok(first..=last),
-        _ => Err("expected FIRST-LAST, from 1 on".into()),
+fn parse_cases(text: &str) -> Result<RangeInclusive<u64>, String> {
+    let (from, to) = text.split_once('-').unwrap_or((text, text));
+    match (from.parse(), to.parse()) {
+        (Ok(from), Ok(to)) if 1 <= from && from <= to => Ok(from..=to),
+        _ => Err("write a case's number, or the first and the last as in 1-16".into()),
     }
 }
 
@@ -340,11 +341,16 @@ mod tests {
             "simulate model",
             "simulate carrier --url ws://127.0.0.1:3000/media-stream",
             "simulate echo-client --url ws://127.0.0.1:9001 --agent voxrelay",
+            "simulate echo-client --url ws://127.0.0.1:9001 --cases 3-9",
         ] {
             let args: Vec<_> = line.split(' ').collect();
             assert!(parse(&args).is_ok(), "{line}");
         }
         assert!(parse(&["simulate", "carrier"]).is_err(), "no address");
         assert!(parse(&["sevre"]).is_err());
+        assert_eq!(parse_cases("7"), Ok(7..=7));
+        for bad in ["", "0", "9-3", "a", "1-"] {
+            assert!(parse_cases(bad).is_err(), "{bad}");
+        }
     }
 }

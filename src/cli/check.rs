@@ -6,7 +6,9 @@ use super::args::CheckArgs;
 use crate::base::time::Clock;
 use crate::config::check::{Finding, Probes, machine, raise_descriptor_limit};
 use crate::config::{Config, Loaded, Problem, Severity, env, load};
+use crate::relay::worker::ring;
 use crate::transport::clock::SystemClock;
+use crate::transport::roots;
 use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
@@ -61,10 +63,30 @@ pub fn examine(named: Option<&Path>, vars: &env::Vars) -> Examined {
 /// What the other modules try for us.
 fn probes() -> Probes {
     Probes {
-        ring: None,
-        tls: None,
-        roots: None,
+        ring: || ring::probe().map(|features| features_in_words(&features)),
+        tls: |files| {
+            let loaded = roots::server_config(&files.cert_file, &files.key_file);
+            let name = files.cert_file.display();
+            loaded
+                .map(|_| format!("listen.tls: {name} and its key match"))
+                .map_err(|error| error.to_string())
+        },
+        roots: |path| {
+            let loaded = roots::client_config(Some(path));
+            loaded
+                .map(|_| format!("realtime.ca_file: {} is good", path.display()))
+                .map_err(|error| error.to_string())
+        },
     }
+}
+
+fn features_in_words(features: &ring::Features) -> String {
+    let word = |there: bool| if there { "yes" } else { "no" };
+    format!(
+        "usable (deferred task runs: {}, gathering waits: {})",
+        word(features.defer_taskrun),
+        word(features.min_wait)
+    )
 }
 
 impl Examined {

@@ -96,7 +96,10 @@ pub fn run(args: DemoArgs) -> Outcome {
     let (tap, mut facts) = mpsc::channel(TAP_QUEUE);
     let config = config(model.url(), ca_file, &scratch);
     let daemon = Daemon::start(config, Some(tap))?;
-    let address = *daemon.addresses().first().ok_or("the daemon did not bind")?;
+    let address = *daemon
+        .addresses()
+        .first()
+        .ok_or("the daemon did not bind")?;
     let url = format!("ws://{address}/media-stream/demo");
     let mut screen = Screen::new(args.quiet, clock);
     screen.line(format!("model    {} (simulated, TLS)", model.url()));

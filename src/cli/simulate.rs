@@ -1,10 +1,7 @@
-//! `voxrelay simulate`: the simulators on their own.
+//! `voxrelay simulate model` and `voxrelay simulate carrier`: the simulators on their own.
 
 use super::Outcome;
-use super::args::{
-    CarrierArgs, CarrierEnd, EchoClientArgs, ModelArgs, ModelMode, ModelProfile, Simulate,
-    SimulateArgs,
-};
+use super::args::{CarrierArgs, CarrierEnd, ModelArgs, ModelMode, ModelProfile};
 use crate::simulate::carrier::client::{self, Target};
 use crate::simulate::carrier::options::HangUp;
 use crate::simulate::carrier::{Report, webhook};
@@ -17,18 +14,6 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
-
-/// Runs it.
-pub fn run(args: SimulateArgs) -> Outcome {
-    match args.who {
-        Simulate::Model(args) => run_model(args),
-        Simulate::Carrier(args) => run_carrier(args),
-        Simulate::EchoClient(EchoClientArgs { url, agent, cases }) => {
-            let _ = (url, agent, cases);
-            Err("the echo client is not built yet".into())
-        }
-    }
-}
 
 /// The caller's voice: a file's, or the one that is built in.
 pub fn voice(file: Option<&Path>) -> Result<Arc<[u8]>, String> {
@@ -52,13 +37,12 @@ fn runtime() -> Result<tokio::runtime::Runtime, String> {
 }
 
 fn recorder(path: Option<PathBuf>) -> Result<Option<Recorder>, String> {
-    path.map(|path| {
-        Recorder::create(&path).map_err(|error| format!("{}: {error}", path.display()))
-    })
-    .transpose()
+    path.map(|path| Recorder::create(&path).map_err(|error| format!("{}: {error}", path.display())))
+        .transpose()
 }
 
-fn run_model(args: ModelArgs) -> Outcome {
+/// Runs the simulated model.
+pub fn model(args: ModelArgs) -> Outcome {
     let tls = match (args.plain, args.cert, args.key) {
         (true, _, _) => Tls::Off,
         (false, Some(cert), Some(key)) => Tls::Files(cert, key),
@@ -113,7 +97,8 @@ fn run_model(args: ModelArgs) -> Outcome {
     })
 }
 
-fn run_carrier(args: CarrierArgs) -> Outcome {
+/// Runs the simulated carriers.
+pub fn carrier(args: CarrierArgs) -> Outcome {
     let audio = voice(args.wav.as_deref())?;
     let mut parameters = Vec::new();
     for parameter in &args.parameter {

@@ -14,12 +14,12 @@ pub type Finding = Result<String, Problem>;
 /// What is tried by those who alone may name the crates for it. Each answers in words, without secrets.
 #[derive(Clone, Copy, Debug)]
 pub struct Probes {
-    /// Makes a ring as a worker does and names what the kernel offers; `None` skips it.
-    pub ring: Option<fn() -> Result<String, String>>,
+    /// Makes a ring as a worker does and names what the kernel offers.
+    pub ring: fn() -> Result<String, String>,
     /// Loads certificate and key as the listener does and checks that they match.
-    pub tls: Option<fn(&TlsFiles) -> Result<String, String>>,
-    /// Loads roots as the dialler does and counts them.
-    pub roots: Option<fn(&Path) -> Result<String, String>>,
+    pub tls: fn(&TlsFiles) -> Result<String, String>,
+    /// Loads roots as the dialler does.
+    pub roots: fn(&Path) -> Result<String, String>,
 }
 
 /// The oldest kernel whose io_uring has what the workers need (multishot receive, buffer rings, DEFER_TASKRUN).
@@ -52,8 +52,8 @@ pub fn machine(config: &Config, probes: &Probes, now_unix_ms: u64) -> Vec<Findin
         "store.recordings_dir",
         &config.store.recordings_dir,
     ));
-    if let (Some(files), Some(probe)) = (&config.listen.tls, probes.tls) {
-        findings.push(probe(files).map_err(|why| {
+    if let Some(files) = &config.listen.tls {
+        findings.push((probes.tls)(files).map_err(|why| {
             Problem::error(
                 "listen.tls",
                 format!("certificate and key cannot be used: {why}"),
@@ -61,8 +61,8 @@ pub fn machine(config: &Config, probes: &Probes, now_unix_ms: u64) -> Vec<Findin
             )
         }));
     }
-    if let (Some(path), Some(probe)) = (&config.realtime.ca_file, probes.roots) {
-        findings.push(probe(path).map_err(|why| {
+    if let Some(path) = &config.realtime.ca_file {
+        findings.push((probes.roots)(path).map_err(|why| {
             Problem::error(
                 "realtime.ca_file",
                 format!("{} cannot be used: {why}", path.display()),
@@ -117,7 +117,7 @@ fn kernel(release: &str) -> Finding {
     })
 }
 
-fn ring(disabled: &str, probe: Option<fn() -> Result<String, String>>) -> Finding {
+fn ring(disabled: &str, probe: fn() -> Result<String, String>) -> Finding {
     // The file came with Linux 6.6; without it nothing is said. 1 leaves it to a group, so only a try can tell.
     if disabled == "2" {
         return Err(Problem::error(
@@ -126,17 +126,10 @@ fn ring(disabled: &str, probe: Option<fn() -> Result<String, String>>) -> Findin
             "Run: sysctl -w kernel.io_uring_disabled=0",
         ));
     }
-    let Some(probe) = probe else {
-        return Ok("io_uring is not switched off".into());
-    };
-    probe().map(|text| format!("io_uring: {text}")).map_err(|why| {
-        Problem::error(
-            "io_uring",
-            format!("it cannot be used: {why}"),
-            "A container's seccomp profile may forbid io_uring_setup, io_uring_enter and io_uring_register; sysctl \
-             kernel.io_uring_disabled must not be 2, and 1 needs the group in kernel.io_uring_group.",
-        )
-    })
+    // The probe's sentence says what to do as well.
+    probe()
+        .map(|text| format!("io_uring: {text}"))
+        .map_err(|why| Problem::error("io_uring", why, ""))
 }
 
 fn descriptors(hard: u64, calls_max: u64, connections_max: u64) -> Finding {
@@ -243,12 +236,6 @@ mod tests {
     use super::*;
     use crate::config::Severity;
 
-    const NONE: Probes = Probes {
-        ring: None,
-        tls: None,
-        roots: None,
-    };
-
     fn severity(finding: &Finding) -> Option<Severity> {
         finding.as_ref().err().map(|problem| problem.severity)
     }
@@ -263,12 +250,15 @@ mod tests {
 
     #[test]
     fn a_switched_off_or_refused_ring_is_an_error() {
-        assert_eq!(severity(&ring("2", None)), Some(Severity::Error));
         assert_eq!(
-            severity(&ring("", Some(|| Err("EPERM".into())))),
+            severity(&ring("2", || Ok(String::new()))),
             Some(Severity::Error)
         );
-        assert_eq!(severity(&ring("0", Some(|| Ok("all there".into())))), None);
+        assert_eq!(
+            severity(&ring("", || Err("EPERM".into()))),
+            Some(Severity::Error)
+        );
+        assert_eq!(severity(&ring("0", || Ok("all there".into()))), None);
     }
 
     #[test]
@@ -315,9 +305,9 @@ mod tests {
         config.store.dir = dir.path().join("data");
         config.store.recordings_dir = dir.path().join("recordings");
         let refuse = Probes {
-            tls: Some(|_| Err("they do not match".into())),
-            roots: Some(|_| Err("no certificate".into())),
-            ..NONE
+            ring: || Ok("all there".into()),
+            tls: |_| Err("they do not match".into()),
+            roots: |_| Err("no certificate".into()),
         };
         let errors = |config: &Config| {
             let findings = machine(config, &refuse, 0);

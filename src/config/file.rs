@@ -138,18 +138,24 @@ pub const KEYS: &[Key] = &[
     key("agent.transcription_model", Kind::Text, ""),
     key("agent.transcription_language", Kind::Text, ""),
     key(
+        "agent.noise_reduction",
+        Kind::Choice(&["none", "near_field", "far_field"]),
+        "none",
+    ),
+    unset("agent.max_output_tokens", Kind::Integer(1, 4_096)),
+    key(
         "agent.turn_detection.threshold",
         Kind::Number(0.0, 1.0),
         "0.5",
     ),
     key(
         "agent.turn_detection.prefix_padding_ms",
-        Kind::Integer(0, 10_000),
+        Kind::Integer(0, 5_000),
         "300",
     ),
     key(
         "agent.turn_detection.silence_duration_ms",
-        Kind::Integer(0, 10_000),
+        Kind::Integer(20, 10_000),
         "500",
     ),
     key("relay.workers", Kind::Integer(0, 1_024), "0"),
@@ -244,12 +250,17 @@ impl Values {
         }
     }
 
-    /// A whole number, which its bounds have shown to be none below zero.
+    /// A whole number; 0 when unset. No bound of the schema allows one below zero.
     pub fn integer(&self, path: &str) -> u64 {
         match self.value(path) {
             Some(Value::Integer(n)) => u64::try_from(*n).unwrap_or(0),
             _ => 0,
         }
+    }
+
+    /// Whether there is a value at all.
+    pub fn is_set(&self, path: &str) -> bool {
+        self.value(path).is_some()
     }
 
     /// A number, where there is one.

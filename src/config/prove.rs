@@ -10,7 +10,8 @@ use super::{
     Carrier, Config, Dev, Listen, Log, Problem, Realtime, Relay, Secret, Store, TlsFiles,
     UnknownCall,
 };
-use crate::proto::realtime::settings::{Settings, TurnDetection};
+use crate::proto::realtime::endpoint::{EndpointError, connect_url};
+use crate::proto::realtime::settings::{NoiseReduction, Settings, TurnDetection};
 use std::io::IsTerminal;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -274,13 +275,6 @@ impl Prover<'_> {
         );
         let url = self.values.text("realtime.url").to_owned();
         let host = self.realtime_host(&url, insecure);
-        if self.values.text("realtime.model").is_empty() {
-            self.error(
-                "realtime.model",
-                "the model has no name",
-                "Write for example \"gpt-realtime\".",
-            );
-        }
         let mut simulated = false;
         if api_keys.is_empty() {
             let fix = "Set OPENAI_API_KEY (or OPENAI_REALTIME_API_KEY).";
@@ -320,31 +314,40 @@ impl Prover<'_> {
     /// Proves the endpoint's URL and returns its host.
     fn realtime_host(&mut self, text: &str, insecure: bool) -> Option<String> {
         let key = "realtime.url";
-        let fix = "Write for example \"wss://api.openai.com/v1/realtime\".";
-        let url = match Url::parse(text) {
-            Ok(url) => url,
+        let model = self.values.text("realtime.model");
+        let endpoint = match connect_url(text, model, self.values.number("realtime.temperature")) {
+            Ok(endpoint) => endpoint,
+            Err(EndpointError::Model) => {
+                self.error(
+                    "realtime.model",
+                    "the model has no name",
+                    "Write for example \"gpt-realtime\".",
+                );
+                return None;
+            }
             Err(why) => {
-                self.error(key, format!("this is not a URL: {why}"), fix);
+                self.error(
+                    key,
+                    format!("the URL {why}"),
+                    "Write for example \"wss://api.openai.com/v1/realtime\".",
+                );
                 return None;
             }
         };
-        match url.scheme.as_str() {
-            "wss" => {}
-            "ws" if is_loopback_host(&url.host) || insecure => {}
-            "ws" => self.error(
+        if !endpoint.tls && !is_loopback_host(&endpoint.host) && !insecure {
+            self.error(
                 key,
                 "the key and the callers' audio would cross the network unencrypted",
                 "Use wss://; ws:// is for loopback hosts, or with dev.insecure = true.",
-            ),
-            _ => self.error(key, "its scheme is not wss (or ws)", fix),
+            );
         }
-        Some(url.host)
+        Some(endpoint.host)
     }
 
     fn agent(&mut self) -> Settings {
         let text = |key| self.values.text(key).to_owned();
-        let ms = |key| u32::try_from(self.values.integer(key)).unwrap_or(u32::MAX);
-        Settings {
+        let integer = |key| u32::try_from(self.values.integer(key)).unwrap_or(u32::MAX);
+        let settings = Settings {
             instructions: text("agent.instructions"),
             voice: text("agent.voice"),
             speed: self.values.number("agent.speed"),
@@ -353,13 +356,29 @@ impl Prover<'_> {
                     .values
                     .number("agent.turn_detection.threshold")
                     .unwrap_or(0.5),
-                prefix_padding_ms: ms("agent.turn_detection.prefix_padding_ms"),
-                silence_duration_ms: ms("agent.turn_detection.silence_duration_ms"),
+                prefix_padding_ms: integer("agent.turn_detection.prefix_padding_ms"),
+                silence_duration_ms: integer("agent.turn_detection.silence_duration_ms"),
             },
             transcription_model: text("agent.transcription_model"),
             transcription_language: text("agent.transcription_language"),
-            ..Settings::default()
+            noise_reduction: match self.values.text("agent.noise_reduction") {
+                "near_field" => Some(NoiseReduction::NearField),
+                "far_field" => Some(NoiseReduction::FarField),
+                _ => None,
+            },
+            max_output_tokens: self
+                .values
+                .is_set("agent.max_output_tokens")
+                .then(|| integer("agent.max_output_tokens")),
+        };
+        for (key, sentence) in settings.validate() {
+            self.error(
+                &format!("agent.{key}"),
+                sentence,
+                "The endpoint would refuse the session, and every call with it.",
+            );
         }
+        settings
     }
 
     fn relay(&self) -> Relay {

@@ -212,7 +212,21 @@ fn plain_ws_to_the_model_is_for_loopback_hosts() {
     );
     assert!(errors(&[url]).contains("unencrypted"));
     config(&[url, ("VOXRELAY__DEV__INSECURE", "true")]);
-    assert!(errors(&[("VOXRELAY__REALTIME__URL", "https://a/b")]).contains("scheme"));
+    assert!(errors(&[("VOXRELAY__REALTIME__URL", "https://a/b")]).contains("wss://"));
+}
+
+#[test]
+fn the_agent_s_settings_are_proven_as_the_endpoint_would() {
+    let text = errors(&[("VOXRELAY__AGENT__TRANSCRIPTION_LANGUAGE", "en")]);
+    assert!(text.contains("agent.transcription_language"), "{text}");
+    let agent = config(&[
+        ("VOXRELAY__AGENT__NOISE_REDUCTION", "far_field"),
+        ("VOXRELAY__AGENT__MAX_OUTPUT_TOKENS", "100"),
+    ])
+    .agent;
+    assert_eq!(agent.max_output_tokens, Some(100));
+    assert!(agent.noise_reduction.is_some());
+    assert_eq!(config(&[]).agent, Settings::default());
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! The two kinds of URL that a configuration holds: our own origin and the model's endpoint. Strict: what
-//! is not plainly right is refused, with the reason.
+//! Origins and hosts: the public address, and what a `Host` header may say. Strict: what is not plainly right is
+//! refused, with the reason. (The model's endpoint is `proto::realtime::endpoint`'s.)
 
 use std::net::IpAddr;
 
@@ -59,14 +59,6 @@ impl Url {
             None => self.host.clone(),
         }
     }
-
-    /// The port written, else the scheme's own.
-    pub fn port_or_default(&self) -> u16 {
-        self.port.unwrap_or(match self.scheme.as_str() {
-            "https" | "wss" => 443,
-            _ => 80,
-        })
-    }
 }
 
 /// Splits `host[:port]`, with an IPv6 address in brackets.
@@ -122,10 +114,6 @@ mod tests {
         assert_eq!(url.target, "/v1/realtime?x=1");
         let url = Url::parse("ws://[::1]:9/x").expect("valid");
         assert_eq!((url.host.as_str(), url.port), ("[::1]", Some(9)));
-        assert_eq!(
-            Url::parse("https://a").map(|url| url.port_or_default()),
-            Ok(443)
-        );
         assert_eq!(
             Url::parse("http://a?b").map(|url| url.target),
             Ok("?b".into())

@@ -153,7 +153,10 @@ mod tests {
         let received = [chunk(1, 1), chunk(30, 0xFF), chunk(42, 3)];
         let direction = compare(&sent, &received, Mono(0));
         assert!(direction.is_content_equal && direction.is_in_order);
-        assert_eq!((direction.filled_bytes, direction.missing_bytes), (160, 160));
+        assert_eq!(
+            (direction.filled_bytes, direction.missing_bytes),
+            (160, 160)
+        );
     }
 
     #[test]

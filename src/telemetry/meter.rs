@@ -139,19 +139,18 @@ const WORKER_GAUGES: &[Total<WorkerStats>] = &[
 ];
 
 /// Makes the recorder for the whole process and describes every metric. Where one was made before (a second
-/// daemon in one process), that one is used.
-pub fn install() -> PrometheusHandle {
-    static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
-    HANDLE
-        .get_or_init(|| {
-            let recorder = PrometheusBuilder::new().build_recorder();
-            let handle = recorder.handle();
-            // Only a recorder that is not ours can be in the way; then these metrics stay empty, and calls go on.
-            let _ = metrics::set_global_recorder(recorder);
-            describe();
-            handle
-        })
-        .clone()
+/// daemon in one process), that one is used. Errs when somebody else's recorder is in the way.
+pub fn install() -> Result<PrometheusHandle, String> {
+    static HANDLE: OnceLock<Result<PrometheusHandle, String>> = OnceLock::new();
+    let install = || {
+        let recorder = PrometheusBuilder::new().build_recorder();
+        let handle = recorder.handle();
+        metrics::set_global_recorder(recorder)
+            .map_err(|error| format!("metrics can't be recorded: {error}"))?;
+        describe();
+        Ok(handle)
+    };
+    HANDLE.get_or_init(install).clone()
 }
 
 /// Tells the current recorder what each metric is, and sets those that never change.

@@ -3,7 +3,7 @@
 /// Messages not passed on, by `reason`.
 pub const DROPPED: &str = "voxrelay_messages_dropped_total";
 /// Silence sent for gaps in stream time.
-pub const FILLED_BYTES: &str = "voxrelay_filled_bytes_total";
+pub const FILLED_BYTES: &str = "voxrelay_audio_filled_bytes_total";
 /// Live calls.
 pub const CALLS_ACTIVE: &str = "voxrelay_calls_active";
 /// Model legs open.

@@ -35,7 +35,10 @@ pub(super) fn print(evidence: &Evidence) -> bool {
             Some(latency) => format!("{} ms", latency.as_millis()),
             None => "none before the next turn".into(),
         };
-        println!("  first audio {}   {text} after the caller's turn ended", turn + 1);
+        println!(
+            "  first audio {}   {text} after the caller's turn ended",
+            turn + 1
+        );
     }
     figures("caller → model", &inbound);
     figures("model → caller", &outbound);
@@ -65,7 +68,12 @@ pub(super) fn print(evidence: &Evidence) -> bool {
     );
 
     println!("\nChecks");
-    let checks = checks(evidence, &inbound, &outbound, latencies.iter().flatten().count());
+    let checks = checks(
+        evidence,
+        &inbound,
+        &outbound,
+        latencies.iter().flatten().count(),
+    );
     for check in &checks {
         let sign = if check.is_good { '✓' } else { '✗' };
         let gap = if check.detail.is_empty() { "" } else { ": " };
@@ -100,7 +108,12 @@ fn figures(name: &str, direction: &Direction) {
     }
 }
 
-fn checks(evidence: &Evidence, inbound: &Direction, outbound: &Direction, answered: usize) -> Vec<Check> {
+fn checks(
+    evidence: &Evidence,
+    inbound: &Direction,
+    outbound: &Direction,
+    answered: usize,
+) -> Vec<Check> {
     let Evidence {
         carrier,
         violation,
@@ -183,7 +196,10 @@ fn checks(evidence: &Evidence, inbound: &Direction, outbound: &Direction, answer
     check(
         "the call ended as the caller hung up, from nobody else's side",
         reason == Some(EndReason::CallerHungUp) && carrier.closed_by_server.is_none(),
-        format!("{reason:?}, closed by the server with {:?}", carrier.closed_by_server),
+        format!(
+            "{reason:?}, closed by the server with {:?}",
+            carrier.closed_by_server
+        ),
     );
     check(
         "the model's connection was closed in order, once",

@@ -269,7 +269,6 @@ impl Conn {
     /// Gives the connection away. No ring operation is under way, since each is awaited where it is made;
     /// the descriptor is duplicated and the desk's own closed.
     pub(super) fn into_established(mut self) -> io::Result<Established> {
-        // SAFETY-free borrow: the descriptor is held by `self.socket` for the whole call.
         let fd = duplicate(&self.socket.0)?;
         Ok(Established {
             fd,

@@ -50,7 +50,8 @@ impl Bench {
     }
 
     fn send(&mut self, message: Value) {
-        self.carrier.handle_text(message.to_string().as_bytes(), at(self.now));
+        self.carrier
+            .handle_text(message.to_string().as_bytes(), at(self.now));
     }
 
     /// One order of the server for this stream.
@@ -75,11 +76,17 @@ impl Bench {
 }
 
 fn events(messages: &[Value]) -> Vec<&str> {
-    messages.iter().map(|m| m["event"].as_str().expect("an event")).collect()
+    messages
+        .iter()
+        .map(|m| m["event"].as_str().expect("an event"))
+        .collect()
 }
 
 fn marks(messages: &[Value]) -> Vec<&str> {
-    messages.iter().filter_map(|m| m["mark"]["name"].as_str()).collect()
+    messages
+        .iter()
+        .filter_map(|m| m["mark"]["name"].as_str())
+        .collect()
 }
 
 #[test]
@@ -89,14 +96,20 @@ fn connected_and_start_come_first_with_strings_that_are_numbers() {
         ..Options::default()
     });
     let first = bench.drain();
-    assert_eq!(first[0], json!({"event": "connected", "protocol": "Call", "version": "1.0.0"}));
+    assert_eq!(
+        first[0],
+        json!({"event": "connected", "protocol": "Call", "version": "1.0.0"})
+    );
     let start = &first[1];
     assert_eq!(start["sequenceNumber"], "1");
     assert_eq!(
         start["start"]["mediaFormat"],
         json!({"encoding": "audio/x-mulaw", "sampleRate": 8000, "channels": 1})
     );
-    assert_eq!(start["start"]["customParameters"], json!({"tenant": "acme"}));
+    assert_eq!(
+        start["start"]["customParameters"],
+        json!({"tenant": "acme"})
+    );
     assert_eq!(start["start"]["streamSid"], start["streamSid"]);
     let media = &bench.advance(20)[0];
     assert_eq!(media["sequenceNumber"], "2");
@@ -128,7 +141,10 @@ fn frames_keep_their_absolute_deadlines_when_a_wake_up_is_late() {
     bench.now = start + Duration::from_millis(95);
     bench.carrier.handle_timeout(at(bench.now));
     assert_eq!(bench.drain().len(), 4);
-    assert_eq!(bench.carrier.poll_timeout(), Some(start + Duration::from_millis(100)));
+    assert_eq!(
+        bench.carrier.poll_timeout(),
+        Some(start + Duration::from_millis(100))
+    );
     let later = bench.advance(905);
     assert_eq!(later.len(), 46);
     assert_eq!(later[45]["media"]["chunk"], "50");
@@ -177,17 +193,29 @@ fn clear_returns_every_pending_mark_and_cuts_the_audio() {
     bench.mark("behind");
     assert_eq!(marks(&bench.drain()), ["a", "b", "behind"]);
     let report = bench.carrier.into_report(at(bench.now));
-    assert_eq!((report.bytes_heard, report.bytes_cut, report.clears), (2000, 6000, 1));
+    assert_eq!(
+        (report.bytes_heard, report.bytes_cut, report.clears),
+        (2000, 6000, 1)
+    );
 }
 
 #[test]
 fn what_a_server_must_not_send_is_dropped_and_noted() {
     let mut bench = Bench::with(Options::default());
-    bench.order("media", Some(("media", json!({"payload": "AAAA", "track": "outbound"}))));
+    bench.order(
+        "media",
+        Some(("media", json!({"payload": "AAAA", "track": "outbound"}))),
+    );
     bench.send(json!({"event": "clear", "streamSid": "MZ0"}));
     bench.order("hangup", None);
     bench.carrier.handle_binary(at(bench.now));
-    let codes: Vec<u16> = bench.carrier.report().warnings.iter().map(|w| w.code).collect();
+    let codes: Vec<u16> = bench
+        .carrier
+        .report()
+        .warnings
+        .iter()
+        .map(|w| w.code)
+        .collect();
     assert_eq!(codes, [31951, 31951, 31951, 31950]);
     assert_eq!(bench.carrier.report().bytes_received, 0);
 }
@@ -201,7 +229,16 @@ fn stop_is_the_last_message_and_the_socket_closes_after_it() {
     let messages = bench.advance(1_000);
     assert_eq!(
         events(&messages),
-        ["connected", "start", "media", "media", "media", "media", "media", "stop"]
+        [
+            "connected",
+            "start",
+            "media",
+            "media",
+            "media",
+            "media",
+            "media",
+            "stop"
+        ]
     );
     assert_eq!(messages[7]["sequenceNumber"], "7");
     assert_eq!(bench.end, Some(Output::Close(1000)));
@@ -210,13 +247,19 @@ fn stop_is_the_last_message_and_the_socket_closes_after_it() {
 
 #[test]
 fn a_call_can_also_end_without_stop() {
-    for (hang_up, end) in [(HangUp::Close, Output::Close(1000)), (HangUp::Reset, Output::Reset)] {
+    for (hang_up, end) in [
+        (HangUp::Close, Output::Close(1000)),
+        (HangUp::Reset, Output::Reset),
+    ] {
         let mut bench = Bench::with(Options {
             duration: Some(Duration::from_millis(40)),
             hang_up,
             ..Options::default()
         });
-        assert_eq!(events(&bench.advance(100)), ["connected", "start", "media", "media"]);
+        assert_eq!(
+            events(&bench.advance(100)),
+            ["connected", "start", "media", "media"]
+        );
         assert_eq!(bench.end, Some(end));
     }
 }
@@ -287,12 +330,21 @@ fn keys_and_unknown_marks_come_in_their_time() {
     });
     bench.drain();
     let messages = bench.advance(2_100);
-    let key = messages.iter().find(|m| m["event"] == "dtmf").expect("a key");
+    let key = messages
+        .iter()
+        .find(|m| m["event"] == "dtmf")
+        .expect("a key");
     assert_eq!(key["dtmf"], json!({"track": "inbound_track", "digit": "7"}));
     assert_eq!(marks(&messages), ["never.sent"]);
     let sequence: Vec<u64> = messages
         .iter()
-        .map(|m| m["sequenceNumber"].as_str().expect("a string").parse().expect("a number"))
+        .map(|m| {
+            m["sequenceNumber"]
+                .as_str()
+                .expect("a string")
+                .parse()
+                .expect("a number")
+        })
         .collect();
     assert!(sequence.windows(2).all(|pair| pair[1] == pair[0] + 1));
 }

@@ -70,10 +70,12 @@ pub async fn ask(url: &str, auth_token: Option<&str>, seed: u64) -> Result<Asked
         stream.write_all(request.as_bytes()).await?;
         stream.flush().await?;
         let mut bytes = Vec::new();
-        let head = read_head(&mut stream, &mut bytes, |bytes| match parse_response(bytes) {
-            Ok(Parsed::Complete { head, len }) => Some(Some((head.status, len))),
-            Ok(Parsed::Partial) => Some(None),
-            Err(_) => None,
+        let head = read_head(&mut stream, &mut bytes, |bytes| {
+            match parse_response(bytes) {
+                Ok(Parsed::Complete { head, len }) => Some(Some((head.status, len))),
+                Ok(Parsed::Partial) => Some(None),
+                Err(_) => None,
+            }
         })
         .await;
         let mut rest = stream.take(BODY_MAX);
@@ -90,8 +92,8 @@ pub async fn ask(url: &str, auth_token: Option<&str>, seed: u64) -> Result<Asked
         Some((status, _)) => return Err(format!("{url}: answered {status} (11200)")),
         None => return Err(format!("{url}: no HTTP answer (11200)")),
     };
-    let (stream_url, parameters) =
-        find_stream(&twiml).ok_or_else(|| format!("{url}: no <Connect><Stream url> in the answer"))?;
+    let (stream_url, parameters) = find_stream(&twiml)
+        .ok_or_else(|| format!("{url}: no <Connect><Stream url> in the answer"))?;
     Ok(Asked {
         call_sid,
         stream_url,
@@ -109,7 +111,9 @@ fn find_stream(twiml: &str) -> Option<(String, Vec<(String, String)>)> {
             Event::Start(tag) | Event::Empty(tag) => {
                 let attribute = |name: &str| {
                     let found = tag.try_get_attribute(name).ok()??;
-                    quick_xml::escape::unescape(&found.value).ok().map(String::from)
+                    quick_xml::escape::unescape(&found.value)
+                        .ok()
+                        .map(String::from)
                 };
                 match tag.name().as_ref() {
                     "Stream" if url.is_none() => url = Some(attribute("url")?),

@@ -117,7 +117,10 @@ impl Server {
             }
             Tls::Files(cert, key) => {
                 let config = roots::server_config(cert, key);
-                (Some(config.map_err(|error| io::Error::other(error.0))?), None)
+                (
+                    Some(config.map_err(|error| io::Error::other(error.0))?),
+                    None,
+                )
             }
         };
         let shared = Arc::new(Shared {
@@ -172,12 +175,7 @@ impl Server {
     }
 }
 
-async fn serve(
-    tcp: TcpStream,
-    tls: Option<Arc<ServerConfig>>,
-    shared: Arc<Shared>,
-    conn: u64,
-) {
+async fn serve(tcp: TcpStream, tls: Option<Arc<ServerConfig>>, shared: Arc<Shared>, conn: u64) {
     let accepted = tokio::time::timeout(TLS_DEADLINE, Stream::accept(tcp, tls)).await;
     let Ok(Ok(mut stream)) = accepted else {
         return;

@@ -35,7 +35,8 @@ impl Bench {
     }
 
     fn send(&mut self, event: Value) {
-        self.model.handle_text(event.to_string().as_bytes(), at(self.now));
+        self.model
+            .handle_text(event.to_string().as_bytes(), at(self.now));
     }
 
     /// Everything that may be sent by now.
@@ -82,7 +83,9 @@ impl Bench {
     }
 
     fn speak(&mut self, ms: u64) -> Vec<Value> {
-        self.append(ms, |i| g711::from_linear(if (i / 10) % 2 == 0 { 9000 } else { -9000 }))
+        self.append(ms, |i| {
+            g711::from_linear(if (i / 10) % 2 == 0 { 9000 } else { -9000 })
+        })
     }
 
     fn silence(&mut self, ms: u64) -> Vec<Value> {
@@ -113,16 +116,27 @@ fn telephone() -> Value {
 }
 
 fn kinds(events: &[Value]) -> Vec<&str> {
-    events.iter().map(|e| e["type"].as_str().expect("a type")).collect()
+    events
+        .iter()
+        .map(|e| e["type"].as_str().expect("a type"))
+        .collect()
 }
 
 /// The kinds, each run of deltas once, rate limits and transcription (which may come anywhere) left out.
 fn shape(events: &[Value]) -> Vec<&str> {
     let mut kinds: Vec<&str> = kinds(events)
         .into_iter()
-        .filter(|kind| !kind.contains("input_audio_transcription") && *kind != "rate_limits.updated")
-        .map(|kind| kind.strip_prefix("response.output_audio_transcript.delta").map_or(kind, |_| "(text)"))
-        .map(|kind| kind.strip_prefix("response.output_audio.delta").map_or(kind, |_| "(audio)"))
+        .filter(|kind| {
+            !kind.contains("input_audio_transcription") && *kind != "rate_limits.updated"
+        })
+        .map(|kind| {
+            kind.strip_prefix("response.output_audio_transcript.delta")
+                .map_or(kind, |_| "(text)")
+        })
+        .map(|kind| {
+            kind.strip_prefix("response.output_audio.delta")
+                .map_or(kind, |_| "(audio)")
+        })
         .collect();
     let mut seen = [false; 2];
     kinds.retain(|kind| match *kind {
@@ -139,7 +153,9 @@ fn find<'a>(events: &'a [Value], kind: &str) -> &'a Value {
 }
 
 fn error_code(events: &[Value]) -> &str {
-    find(events, "error")["error"]["code"].as_str().expect("a code")
+    find(events, "error")["error"]["code"]
+        .as_str()
+        .expect("a code")
 }
 
 #[test]
@@ -148,7 +164,10 @@ fn the_session_is_announced_first_with_the_server_s_defaults() {
     let events = bench.drain();
     assert_eq!(kinds(&events), ["session.created"]);
     let session = &events[0]["session"];
-    assert_eq!(session["audio"]["input"]["format"], json!({"type": "audio/pcm", "rate": 24000}));
+    assert_eq!(
+        session["audio"]["input"]["format"],
+        json!({"type": "audio/pcm", "rate": 24000})
+    );
     assert_eq!(session["expires_at"], 1_800_000_005 + 3600);
 }
 
@@ -209,16 +228,28 @@ fn a_spoken_turn_has_the_recorded_order() {
             "response.done",
         ]
     );
-    assert_eq!(find(&events, "input_audio_buffer.speech_started")["audio_start_ms"], 700);
-    assert_eq!(find(&events, "input_audio_buffer.speech_stopped")["audio_end_ms"], 2300);
+    assert_eq!(
+        find(&events, "input_audio_buffer.speech_started")["audio_start_ms"],
+        700
+    );
+    assert_eq!(
+        find(&events, "input_audio_buffer.speech_stopped")["audio_end_ms"],
+        2300
+    );
     // The id that `speech_started` foretold is the item's.
     let foretold = &find(&events, "input_audio_buffer.speech_started")["item_id"];
-    assert_eq!(&find(&events, "conversation.item.added")["item"]["id"], foretold);
+    assert_eq!(
+        &find(&events, "conversation.item.added")["item"]["id"],
+        foretold
+    );
     let done = &find(&events, "response.done")["response"];
     assert_eq!(done["status"], "completed");
     assert!(done["usage"]["output_token_details"]["audio_tokens"].as_u64() > Some(20));
     assert_eq!(done["output"][0]["content"][0].get("audio"), None);
-    let completed = find(&events, "conversation.item.input_audio_transcription.completed");
+    let completed = find(
+        &events,
+        "conversation.item.input_audio_transcription.completed",
+    );
     assert_eq!(&completed["item_id"], foretold);
 }
 
@@ -244,7 +275,10 @@ fn a_second_response_is_refused_while_one_is_active() {
     let id = find(&bench.drain(), "response.created")["response"]["id"].clone();
     bench.send(json!({"type": "response.create", "event_id": "vr_9"}));
     let events = bench.drain();
-    assert_eq!(error_code(&events), "conversation_already_has_active_response");
+    assert_eq!(
+        error_code(&events),
+        "conversation_already_has_active_response"
+    );
     assert_eq!(
         events[0]["error"]["message"],
         format!(
@@ -254,13 +288,21 @@ fn a_second_response_is_refused_while_one_is_active() {
         )
     );
     // One outside the conversation may run beside it.
-    bench.send(json!({"type": "response.create", "response": {"conversation": "none",
-        "output_modalities": ["text"], "metadata": {"purpose": "summary"}}}));
+    bench.send(
+        json!({"type": "response.create", "response": {"conversation": "none",
+        "output_modalities": ["text"], "metadata": {"purpose": "summary"}}}),
+    );
     let created = find(&bench.drain(), "response.created")["response"].clone();
     assert_eq!(created["conversation_id"], Value::Null);
     assert_eq!(created["metadata"]["purpose"], "summary");
     let events = bench.advance(10_000);
-    assert_eq!(kinds(&events).iter().filter(|k| **k == "response.done").count(), 2);
+    assert_eq!(
+        kinds(&events)
+            .iter()
+            .filter(|k| **k == "response.done")
+            .count(),
+        2
+    );
     find(&events, "response.output_text.done");
 }
 
@@ -273,7 +315,10 @@ fn cancelling_nothing_is_an_error_and_cancelling_something_is_not() {
     bench.send(json!({"type": "response.cancel"}));
     let events = bench.drain();
     let done = &find(&events, "response.done")["response"];
-    assert_eq!(done["status_details"], json!({"type": "cancelled", "reason": "client_cancelled"}));
+    assert_eq!(
+        done["status_details"],
+        json!({"type": "cancelled", "reason": "client_cancelled"})
+    );
     assert_eq!(done["output"], json!([]));
     assert_eq!(done["usage"]["total_tokens"], 0);
     assert!(!kinds(&events).contains(&"error"));
@@ -290,7 +335,9 @@ fn speech_interrupts_a_running_response() {
     let started = place("input_audio_buffer.speech_started");
     assert!(started < place("response.output_audio.done"));
     assert!(place("response.output_audio.done") < place("response.done"));
-    let late = kinds[started..].iter().filter(|k| **k == "response.output_audio.delta");
+    let late = kinds[started..]
+        .iter()
+        .filter(|k| **k == "response.output_audio.delta");
     assert!(late.count() <= 1);
     let done = &find(&events, "response.done")["response"];
     assert_eq!(done["status"], "cancelled");
@@ -308,7 +355,10 @@ fn without_interrupt_response_the_answer_goes_on() {
     let mut events = bench.advance(600);
     events.extend(bench.speak(400));
     events.extend(bench.advance(10_000));
-    assert_eq!(find(&events, "response.done")["response"]["status"], "completed");
+    assert_eq!(
+        find(&events, "response.done")["response"]["status"],
+        "completed"
+    );
 }
 
 #[test]
@@ -321,10 +371,15 @@ fn truncation_knows_how_much_was_sent() {
         .filter(|event| event["type"] == "response.output_audio.delta")
         .map(|event| base64::decoded_len(event["delta"].as_str().expect("text").as_bytes()))
         .sum();
-    let (ms, item) = (bytes as u64 / 8, &find(&events, "response.output_audio.done")["item_id"]);
+    let (ms, item) = (
+        bytes as u64 / 8,
+        &find(&events, "response.output_audio.done")["item_id"],
+    );
     let mut truncate = |end: u64| {
-        bench.send(json!({"type": "conversation.item.truncate", "event_id": "vr_t", "item_id": item,
-            "content_index": 0, "audio_end_ms": end}));
+        bench.send(
+            json!({"type": "conversation.item.truncate", "event_id": "vr_t", "item_id": item,
+            "content_index": 0, "audio_end_ms": end}),
+        );
         bench.drain()
     };
     let refused = truncate(ms + 60);
@@ -365,7 +420,11 @@ fn an_empty_commit_says_what_is_missing() {
     bench.send(json!({"type": "input_audio_buffer.commit"}));
     assert_eq!(
         kinds(&bench.drain()),
-        ["input_audio_buffer.committed", "conversation.item.added", "conversation.item.done"]
+        [
+            "input_audio_buffer.committed",
+            "conversation.item.added",
+            "conversation.item.done"
+        ]
     );
     bench.send(json!({"type": "input_audio_buffer.clear"}));
     assert_eq!(kinds(&bench.drain()), ["input_audio_buffer.cleared"]);
@@ -379,12 +438,27 @@ fn what_is_malformed_is_refused_and_the_session_goes_on() {
         ("[]", "invalid_event"),
         ("{}", "missing_required_parameter"),
         ("{\"type\":\"response.cancelled\"}", "invalid_value"),
-        ("{\"type\":\"input_audio_buffer.append\"}", "missing_required_parameter"),
-        ("{\"type\":\"input_audio_buffer.append\",\"audio\":\"abc\"}", "invalid_value"),
-        ("{\"type\":\"input_audio_buffer.append\",\"audio\":7}", "invalid_type"),
+        (
+            "{\"type\":\"input_audio_buffer.append\"}",
+            "missing_required_parameter",
+        ),
+        (
+            "{\"type\":\"input_audio_buffer.append\",\"audio\":\"abc\"}",
+            "invalid_value",
+        ),
+        (
+            "{\"type\":\"input_audio_buffer.append\",\"audio\":7}",
+            "invalid_type",
+        ),
         ("{\"type\":\"output_audio_buffer.clear\"}", "invalid_event"),
-        ("{\"type\":\"conversation.item.delete\",\"item_id\":\"x\"}", "item_delete_invalid_item_id"),
-        ("{\"type\":\"conversation.item.retrieve\",\"item_id\":\"x\"}", "item_retrieve_invalid_item_id"),
+        (
+            "{\"type\":\"conversation.item.delete\",\"item_id\":\"x\"}",
+            "item_delete_invalid_item_id",
+        ),
+        (
+            "{\"type\":\"conversation.item.retrieve\",\"item_id\":\"x\"}",
+            "item_retrieve_invalid_item_id",
+        ),
     ] {
         bench.model.handle_text(text.as_bytes(), at(bench.now));
         let events = bench.drain();
@@ -420,7 +494,13 @@ fn the_echo_sends_every_chunk_back_unchanged() {
         .map(|event| event["delta"].as_str().expect("text"))
         .collect();
     assert_eq!(back, chunks);
-    assert_eq!(kinds(&events).iter().filter(|k| **k == "response.created").count(), 1);
+    assert_eq!(
+        kinds(&events)
+            .iter()
+            .filter(|k| **k == "response.created")
+            .count(),
+        1
+    );
 }
 
 #[test]
@@ -452,7 +532,10 @@ fn the_beta_protocol_is_closed_after_its_error() {
     assert!(text.contains("beta_api_shape_disabled"));
     assert_eq!(
         model.poll_output(),
-        Some(Output::Close(4000, "invalid_request_error.beta_api_shape_disabled".into()))
+        Some(Output::Close(
+            4000,
+            "invalid_request_error.beta_api_shape_disabled".into()
+        ))
     );
 }
 
@@ -465,7 +548,10 @@ fn nobody_speaking_triggers_the_idle_timeout() {
     bench.send(json!({"type": "response.create"}));
     let events = bench.advance(20_000);
     let kinds = shape(&events);
-    let done = kinds.iter().position(|k| *k == "response.done").expect("done");
+    let done = kinds
+        .iter()
+        .position(|k| *k == "response.done")
+        .expect("done");
     assert_eq!(
         kinds[done + 1..done + 6],
         [
@@ -502,16 +588,28 @@ fn faults_happen_at_their_event() {
     let events = failed.advance(5_000);
     let done = &find(&events, "response.done")["response"];
     assert_eq!(done["status"], "failed");
-    assert_eq!(done["status_details"]["error"]["code"], "rate_limit_exceeded");
+    assert_eq!(
+        done["status_details"]["error"]["code"],
+        "rate_limit_exceeded"
+    );
     assert!(!kinds(&events).contains(&"error"));
     let mut garbled = Bench::with(Options {
         faults: vec![
-            Fault { harm: Harm::Garbage, after_events: 1 },
-            Fault { harm: Harm::BadFrame, after_events: 1 },
+            Fault {
+                harm: Harm::Garbage,
+                after_events: 1,
+            },
+            Fault {
+                harm: Harm::BadFrame,
+                after_events: 1,
+            },
         ],
         ..Options::default()
     });
-    assert_eq!(kinds(&garbled.drain()), ["session.created", "(garbage)", "(raw)"]);
+    assert_eq!(
+        kinds(&garbled.drain()),
+        ["session.created", "(garbage)", "(raw)"]
+    );
 }
 
 #[test]
@@ -527,7 +625,10 @@ fn unknown_fields_and_events_come_when_asked_for() {
     assert!(events.iter().any(|event| event.get("x_unlisted").is_some()));
     let delta = find(&events, "response.output_audio_transcript.delta");
     assert!(delta["obfuscation"].is_string());
-    assert_eq!(find(&events, "response.output_audio.delta").get("obfuscation"), None);
+    assert_eq!(
+        find(&events, "response.output_audio.delta").get("obfuscation"),
+        None
+    );
 }
 
 #[test]

@@ -1,0 +1,266 @@
+//! What the workers report: logged as the life of each call, remembered for `/health`, copied to whoever taps.
+//!
+//! Numbers are masked and words are not logged: a transcript is the caller's.
+
+use crate::base::id::CallId;
+use crate::bus::report::{ReportInbox, ReportSender};
+use crate::call::{Fact, Report};
+use crate::telemetry::log::mask_number;
+use crate::telemetry::name::end_labels;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Parameters of our own TwiML that hold a phone number.
+const NUMBERS: [&str; 2] = ["from", "to"];
+
+/// What is remembered of calls that ended.
+#[derive(Debug, Default)]
+pub struct Calls {
+    ended: AtomicU64,
+    last: Mutex<Option<LastEnded>>,
+}
+
+/// The call that ended last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LastEnded {
+    /// Whose end.
+    pub call_id: CallId,
+    /// Its metric label.
+    pub reason: &'static str,
+    /// When, milliseconds since 1970.
+    pub at_unix_ms: u64,
+}
+
+impl Calls {
+    /// Calls that ended since the start.
+    pub fn ended(&self) -> u64 {
+        self.ended.load(Ordering::Relaxed)
+    }
+
+    /// The last of them.
+    pub fn last_ended(&self) -> Option<LastEnded> {
+        *self
+            .last
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    fn note(&self, report: &Report) {
+        if let Fact::Ended { reason, .. } = &report.fact {
+            self.ended.fetch_add(1, Ordering::Relaxed);
+            let last = LastEnded {
+                call_id: report.call_id,
+                reason: end_labels(*reason).0,
+                at_unix_ms: report.at.unix_ms,
+            };
+            *self
+                .last
+                .lock()
+                .unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(last);
+        }
+    }
+}
+
+/// Takes reports until all workers are gone. A tap that is full or gone misses reports: it is a view, not a record.
+pub async fn drain(mut inbox: ReportInbox, calls: &Calls, tap: Option<ReportSender>) {
+    while let Some(report) = inbox.recv().await {
+        calls.note(&report);
+        log(&report);
+        if let Some(tap) = &tap {
+            let _ = tap.try_send(report);
+        }
+    }
+}
+
+fn log(report: &Report) {
+    let call = report.call_id.as_str();
+    match &report.fact {
+        Fact::Started {
+            stream_sid,
+            call_sid,
+            parameters,
+        } => {
+            let number = |name: &str| {
+                let (_, value) = parameters.iter().find(|(key, _)| key == name)?;
+                Some(mask_number(value))
+            };
+            let [from, to] = NUMBERS.map(number);
+            let call_sid = call_sid.as_ref().map(|sid| sid.as_str());
+            tracing::info!(call, %stream_sid, call_sid, from, to, "call started");
+        }
+        Fact::SessionReady { session_id, .. } => {
+            tracing::info!(call, session_id, "model session ready");
+        }
+        Fact::Ended { reason, stats } => {
+            let (reason, side) = end_labels(*reason);
+            tracing::info!(
+                call,
+                reason,
+                side,
+                inbound_frames = stats.inbound_frames,
+                outbound_frames = stats.outbound_frames,
+                filled_bytes = stats.filled_bytes,
+                dropped_messages = stats.drops.iter().sum::<u64>(),
+                "call ended"
+            );
+        }
+        Fact::RealtimeError { code, message } => {
+            tracing::warn!(call, code, message, "the model reported an error");
+        }
+        Fact::Note { text } => tracing::warn!(call, note = text, "call note"),
+        Fact::ResponseDone {
+            response_id,
+            status,
+            detail,
+        } => {
+            tracing::debug!(call, %response_id, status, detail, "response done");
+        }
+        Fact::ResponseCreated { response_id } => {
+            tracing::debug!(call, %response_id, "response created");
+        }
+        Fact::FirstAudio { response_id } => {
+            tracing::debug!(call, %response_id, "first audio towards the caller");
+        }
+        Fact::SpeechStarted { audio_start_ms } => {
+            tracing::debug!(call, audio_start_ms, "caller speaks");
+        }
+        Fact::SpeechStopped { audio_end_ms } => {
+            tracing::debug!(call, audio_end_ms, "caller stopped speaking");
+        }
+        Fact::Transcript {
+            speaker,
+            item_id,
+            text,
+        } => {
+            let characters = text.chars().count();
+            tracing::debug!(call, ?speaker, %item_id, characters, "transcript");
+        }
+        // A digit may belong to a PIN; deltas and marks are many and say nothing that their wholes do not.
+        Fact::Dtmf { .. } => tracing::debug!(call, "key pressed"),
+        Fact::TranscriptDelta { .. } | Fact::MarkReturned { .. } => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::id::ItemId;
+    use crate::base::time::Now;
+    use crate::bus::report::report_queue;
+    use crate::call::{EndReason, Speaker, Stats};
+
+    fn report(fact: Fact) -> Report {
+        let at = Now {
+            unix_ms: 5,
+            ..Now::default()
+        };
+        Report {
+            call_id: CallId::new("c1").expect("fits"),
+            at,
+            fact,
+        }
+    }
+
+    fn ended() -> Report {
+        report(Fact::Ended {
+            reason: EndReason::CallerHungUp,
+            stats: Box::new(Stats::default()),
+        })
+    }
+
+    #[tokio::test]
+    async fn ends_are_remembered_and_the_tap_gets_every_report() {
+        let (sender, inbox) = report_queue(8);
+        let (tap, mut tapped) = report_queue(8);
+        let dtmf = report(Fact::Dtmf { digit: '1' });
+        sender.send(dtmf.clone()).await.expect("room");
+        sender.send(ended()).await.expect("room");
+        drop(sender);
+        let calls = Calls::default();
+        drain(inbox, &calls, Some(tap)).await;
+        assert_eq!(calls.ended(), 1);
+        let last = calls.last_ended().expect("one ended");
+        assert_eq!((last.reason, last.at_unix_ms), ("caller_hung_up", 5));
+        assert_eq!(tapped.recv().await, Some(dtmf));
+        assert_eq!(tapped.recv().await, Some(ended()));
+        assert_eq!(tapped.recv().await, None);
+    }
+
+    #[tokio::test]
+    async fn a_full_tap_holds_nobody_up() {
+        let (sender, inbox) = report_queue(8);
+        let (tap, mut tapped) = report_queue(1);
+        for _ in 0..3 {
+            sender.send(ended()).await.expect("room");
+        }
+        drop(sender);
+        let calls = Calls::default();
+        drain(inbox, &calls, Some(tap)).await;
+        assert_eq!(calls.ended(), 3);
+        assert!(tapped.recv().await.is_some());
+        assert!(tapped.recv().await.is_none());
+    }
+
+    #[test]
+    fn words_and_numbers_are_not_logged_at_any_level() {
+        use std::sync::{Arc, Mutex};
+        #[derive(Clone, Default)]
+        struct Lines(Arc<Mutex<Vec<u8>>>);
+        impl std::io::Write for Lines {
+            fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+                self.0.lock().expect("no panic under it").extend(bytes);
+                Ok(bytes.len())
+            }
+            fn flush(&mut self) -> std::io::Result<()> {
+                Ok(())
+            }
+        }
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_max_level(tracing::Level::TRACE)
+            .with_writer(move || writer.clone())
+            .finish();
+        let item_id = ItemId::new("item").expect("fits");
+        let facts = [
+            Fact::Started {
+                stream_sid: crate::base::id::StreamSid::new("MZ1").expect("fits"),
+                call_sid: None,
+                parameters: vec![
+                    ("from".into(), "+14155550100".into()),
+                    ("ticket".into(), "secret-ticket".into()),
+                ],
+            },
+            Fact::Transcript {
+                speaker: Speaker::User,
+                item_id,
+                text: "secret words".into(),
+            },
+            Fact::TranscriptDelta {
+                speaker: Speaker::User,
+                item_id,
+                text: "secret delta".into(),
+            },
+            Fact::Dtmf { digit: '7' },
+        ];
+        tracing::subscriber::with_default(subscriber, || {
+            for fact in facts {
+                log(&report(fact));
+            }
+        });
+        let text = String::from_utf8(lines.0.lock().expect("no panic under it").clone());
+        let text = text.expect("text");
+        assert!(
+            text.contains("call started") && text.contains("+1415*****00"),
+            "{text}"
+        );
+        assert!(
+            !text.contains("secret") && !text.contains("5550100"),
+            "{text}"
+        );
+        assert!(
+            !text.contains('7'.to_string().as_str()) || !text.contains("digit"),
+            "{text}"
+        );
+    }
+}

@@ -1,0 +1,104 @@
+//! `/health`, `/livez`, `/readyz`, `/metrics`, `/api/routes`: how the daemon is, for people and for probes.
+
+use super::Shared;
+use super::error::ApiError;
+use super::router::ROUTES;
+use crate::base::route::STREAM_ALIASES;
+use crate::config::url::{is_loopback_host, split_port};
+use axum::Json;
+use axum::extract::State;
+use axum::http::header::{CONTENT_TYPE, HOST};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use serde_json::{Value, json};
+use std::sync::Arc;
+
+/// Prometheus' text format, as its own clients name it.
+const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+/// What proxies add: a request that has been forwarded is not from this machine, whatever its Host says.
+const FORWARDING: [&str; 4] = [
+    "forwarded",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-proto",
+];
+
+/// Everything at a glance; 200 as long as the process answers.
+pub async fn health(State(shared): State<Arc<Shared>>) -> Json<Value> {
+    Json(report(&shared))
+}
+
+/// `/health`'s body.
+pub fn report(shared: &Shared) -> Value {
+    let last = shared.calls.last_ended();
+    json!({
+        "status": if shared.is_draining() { "draining" } else { "ok" },
+        "version": crate::VERSION,
+        "commit": crate::COMMIT,
+        "uptime": shared.uptime().as_secs(),
+        "activeCalls": shared.active_calls(),
+        "maxCalls": shared.config.relay.calls_max,
+        "endedCalls": shared.calls.ended(),
+        "lastEnded": last.map(|last| json!({
+            "callId": last.call_id.as_str(),
+            "reason": last.reason,
+            "atUnixMs": last.at_unix_ms,
+        })),
+        "workers": shared.workers.len(),
+        "model": if shared.config.realtime.simulated { "simulated" } else { "real" },
+    })
+}
+
+/// The process answers.
+pub async fn livez() -> Json<Value> {
+    Json(json!({"status": "ok"}))
+}
+
+/// New calls are welcome: 503 while draining, or when the desk is gone.
+pub async fn readyz(State(shared): State<Arc<Shared>>) -> Result<Json<Value>, ApiError> {
+    let message = if shared.is_draining() {
+        "Draining: no new calls."
+    } else if shared.desk.is_closed() {
+        "The front desk has ended."
+    } else {
+        return Ok(Json(json!({"status": "ready"})));
+    };
+    Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, message))
+}
+
+/// The metrics, on the admin listener.
+pub async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
+    ([(CONTENT_TYPE, METRICS_TYPE)], shared.prometheus.render()).into_response()
+}
+
+/// The metrics, on the main listener: only where that is on loopback, asked by a loopback name, and not through a
+/// proxy or tunnel that makes the whole world look local.
+pub async fn metrics_if_local(
+    State(shared): State<Arc<Shared>>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let host = headers.get(HOST).and_then(|host| host.to_str().ok());
+    let is_local_name = host
+        .and_then(|host| split_port(host).ok())
+        .is_some_and(|(host, _)| is_loopback_host(host));
+    let is_forwarded = FORWARDING.iter().any(|name| headers.contains_key(*name));
+    if !shared.config.listen.is_loopback() || !is_local_name || is_forwarded {
+        return Err(super::error::of_status(StatusCode::NOT_FOUND));
+    }
+    Ok(metrics(State(shared)).await)
+}
+
+/// The route table.
+pub async fn routes(State(shared): State<Arc<Shared>>) -> Json<Value> {
+    let streams = STREAM_ALIASES.iter().map(|alias| {
+        json!({"methods": ["GET", "POST"], "path": alias.pattern, "kind": "stream",
+               "mode": format!("{:?}", alias.mode).to_ascii_lowercase()})
+    });
+    let http = ROUTES.iter().map(|route| {
+        json!({"methods": route.methods, "path": route.path, "kind": "http", "does": route.does})
+    });
+    Json(json!({
+        "routes": http.chain(streams).collect::<Vec<_>>(),
+        "admin": shared.config.listen.admin.map(|admin| admin.to_string()),
+    }))
+}

@@ -1,0 +1,585 @@
+//! Dialling the model: resolve, connect, TLS, upgrade; which failures are tried again, and with which key.
+//!
+//! A call waits for this, so the whole has `UPSTREAM_DEADLINE` and at most three attempts. Which answers
+//! are worth another try: developers.openai.com, "Realtime API" and the vendor's own clients (408, 429 without an exhausted quota,
+//! 500, 502, 503, 504), besides anything that went wrong on the way.
+
+use super::Desk;
+use super::conn::{Conn, Sockets};
+use crate::base::id::{CallId, SlotKey, WorkerId};
+use crate::base::limit::{CONNECT_DEADLINE, HEAD_BYTES_MAX, UPSTREAM_DEADLINE};
+use crate::bus::command::ToWorker;
+use crate::config::Secret;
+use crate::proto::http::head::{HeadError, Parsed, parse_response};
+use crate::proto::http::upgrade::{ResponseError, check_response, write_request};
+use crate::proto::realtime::endpoint::{self, Endpoint};
+use crate::transport::Established;
+use crate::transport::tls::Tls;
+use rustls::ClientConfig;
+use rustls_pki_types::ServerName;
+use std::fmt;
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::{Instant, timeout_at};
+
+/// Waits before the first, second and third attempt; each is varied by a fifth.
+const ATTEMPT_DELAYS_MS: [u64; 3] = [0, 250, 750];
+/// A key that was refused or is over its rate stays unused for this long, as long as there is another.
+const KEY_PAUSE: Duration = Duration::from_secs(60);
+/// What is read of a refusal's body, to find the error's code.
+const BODY_BYTES_MAX: usize = 4 * 1024;
+/// What is kept of the vendor's error code, for the log.
+const CODE_CHARS_MAX: usize = 64;
+
+/// Why there is no connection. Its text never holds a key.
+#[derive(Debug)]
+pub enum DialError {
+    /// The host has no address.
+    Resolve(io::Error),
+    /// No address answered; the last one's error.
+    Connect(io::Error),
+    /// The socket failed later.
+    Io(io::Error),
+    /// TLS: no trust, no common version, broken records; or no TLS configuration for a `wss` endpoint.
+    Tls(String),
+    /// Time was up, while doing this.
+    Deadline(&'static str),
+    /// The peer closed without a whole answer.
+    Closed,
+    /// Its answer is no HTTP.
+    Head(HeadError),
+    /// Its 101 is no WebSocket upgrade: the header that is wrong.
+    Upgrade(&'static str),
+    /// Another status than 101.
+    Status(Refused),
+}
+
+/// An answer other than 101.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Refused {
+    /// HTTP status.
+    pub status: u16,
+    /// `error.code` (or `error.type`) of a JSON body, cut short.
+    pub code: String,
+    /// `Retry-After`, seconds.
+    pub retry_after_secs: Option<u64>,
+}
+
+impl Refused {
+    /// The account's quota is used up: trying again changes nothing (the status alone, 429, does not say so).
+    pub fn is_quota(&self) -> bool {
+        self.code == "insufficient_quota"
+    }
+
+    /// The key is at fault, so another key may do better.
+    fn is_about_the_key(&self) -> bool {
+        matches!(self.status, 401 | 429)
+    }
+}
+
+impl DialError {
+    /// Whether the same thing may go better a moment later.
+    pub fn may_retry(&self) -> bool {
+        match self {
+            Self::Resolve(_)
+            | Self::Connect(_)
+            | Self::Io(_)
+            | Self::Deadline(_)
+            | Self::Closed => true,
+            Self::Tls(_) | Self::Head(_) | Self::Upgrade(_) => false,
+            Self::Status(refused) => match refused.status {
+                429 => !refused.is_quota(),
+                status => matches!(status, 408 | 500 | 502 | 503 | 504),
+            },
+        }
+    }
+
+    /// A bounded metric label.
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::Resolve(_) => "resolve",
+            Self::Connect(_) => "connect",
+            Self::Io(_) => "io",
+            Self::Tls(_) => "tls",
+            Self::Deadline(_) => "deadline",
+            Self::Closed => "closed",
+            Self::Head(_) => "head",
+            Self::Upgrade(_) => "upgrade",
+            Self::Status(refused) => match refused.status {
+                401 => "status_401",
+                403 => "status_403",
+                404 => "status_404",
+                429 if refused.is_quota() => "quota",
+                429 => "status_429",
+                400..=499 => "status_4xx",
+                500..=599 => "status_5xx",
+                _ => "status_other",
+            },
+        }
+    }
+}
+
+impl fmt::Display for DialError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Resolve(error) => write!(f, "the host can't be resolved: {error}"),
+            Self::Connect(error) => write!(f, "no connection: {error}"),
+            Self::Io(error) => write!(f, "the connection failed: {error}"),
+            Self::Tls(error) => write!(f, "TLS: {error}"),
+            Self::Deadline(what) => write!(f, "time was up while {what}"),
+            Self::Closed => f.write_str("closed without an answer"),
+            Self::Head(error) => write!(f, "the answer is no HTTP ({})", error.label()),
+            Self::Upgrade(what) => write!(f, "the 101 is no WebSocket upgrade: {what}"),
+            Self::Status(refused) if refused.code.is_empty() => {
+                write!(f, "refused with {}", refused.status)
+            }
+            Self::Status(refused) => {
+                write!(f, "refused with {}, {}", refused.status, refused.code)
+            }
+        }
+    }
+}
+
+impl std::error::Error for DialError {}
+
+/// Connects and upgrades, once, within `UPSTREAM_DEADLINE`. Must run inside a tokio-uring runtime. `tls` is
+/// needed for `wss` endpoints. `headers` go into the request as they are.
+pub async fn connect(
+    endpoint: &Endpoint,
+    headers: &[(&str, &str)],
+    tls: Option<Arc<ClientConfig>>,
+) -> Result<Established, DialError> {
+    let sockets = Rc::new(Sockets::default());
+    connect_until(
+        &sockets,
+        endpoint,
+        headers,
+        tls,
+        Instant::now() + UPSTREAM_DEADLINE,
+    )
+    .await
+}
+
+pub(super) async fn connect_until(
+    sockets: &Rc<Sockets>,
+    endpoint: &Endpoint,
+    headers: &[(&str, &str)],
+    tls: Option<Arc<ClientConfig>>,
+    deadline: Instant,
+) -> Result<Established, DialError> {
+    let socket = connect_tcp(endpoint, deadline).await?;
+    let peer = socket.peer_addr().ok();
+    let mut conn = Conn::new(tokio_uring::net::TcpStream::from_std(socket), peer, sockets);
+    conn.set_leg_options(false).map_err(DialError::Io)?;
+    let watchdog = conn.watch(deadline.saturating_duration_since(Instant::now()));
+    let late = |what, error| match watchdog.fired() {
+        true => DialError::Deadline(what),
+        false => error,
+    };
+    if endpoint.tls {
+        let config = tls.ok_or_else(|| DialError::Tls("no TLS configuration".into()))?;
+        let name = ServerName::try_from(endpoint.host.clone())
+            .map_err(|error| DialError::Tls(error.to_string()))?;
+        let tls = Tls::client(config, name).map_err(|error| DialError::Tls(error.to_string()))?;
+        conn.handshake(tls).await.map_err(|error| {
+            let error = match error.kind() {
+                io::ErrorKind::InvalidData => DialError::Tls(error.to_string()),
+                io::ErrorKind::UnexpectedEof => DialError::Closed,
+                _ => DialError::Io(error),
+            };
+            late("agreeing on TLS", error)
+        })?;
+    }
+    let mut key = [0; 16];
+    getrandom::fill(&mut key)
+        .map_err(|error| DialError::Io(io::Error::other(error.to_string())))?;
+    let mut request = Vec::new();
+    write_request(
+        &mut request,
+        &endpoint.authority(),
+        &endpoint.target,
+        &key,
+        headers,
+    );
+    let io_late = |error| late("sending the upgrade", DialError::Io(error));
+    conn.write(&request).await.map_err(io_late)?;
+    loop {
+        match judge(&conn.plaintext, &key)? {
+            Judged::More => {}
+            Judged::Upgraded { len } => {
+                conn.plaintext.drain(..len);
+                drop(watchdog);
+                return conn.into_established().map_err(DialError::Io);
+            }
+            Judged::Refused {
+                len,
+                body_len,
+                mut refused,
+            } => {
+                // The body is wanted for its code only: whatever of it comes in time is good enough.
+                let wanted = len + body_len.unwrap_or(BODY_BYTES_MAX).min(BODY_BYTES_MAX);
+                while conn.plaintext.len() < wanted {
+                    if !matches!(conn.read().await, Ok(true)) {
+                        break;
+                    }
+                }
+                let end = conn.plaintext.len().min(wanted);
+                refused.code = error_code(&conn.plaintext[len.min(end)..end]);
+                return Err(DialError::Status(refused));
+            }
+        }
+        let more = conn.read().await;
+        match more {
+            Ok(true) => {}
+            Ok(false) => return Err(late("waiting for the answer", DialError::Closed)),
+            Err(error) => return Err(late("waiting for the answer", DialError::Io(error))),
+        }
+    }
+}
+
+/// Addresses in turn, each within `CONNECT_DEADLINE`. tokio's own connect: it is cancel-safe, so a
+/// time-out may stand around it.
+async fn connect_tcp(
+    endpoint: &Endpoint,
+    deadline: Instant,
+) -> Result<std::net::TcpStream, DialError> {
+    let lookup = tokio::net::lookup_host((endpoint.host.as_str(), endpoint.port));
+    let addresses = timeout_at(deadline, lookup)
+        .await
+        .map_err(|_| DialError::Deadline("resolving the host"))?
+        .map_err(DialError::Resolve)?;
+    let mut last = DialError::Resolve(io::ErrorKind::NotFound.into());
+    for address in addresses {
+        let until = deadline.min(Instant::now() + CONNECT_DEADLINE);
+        last = match timeout_at(until, tokio::net::TcpStream::connect(address)).await {
+            Ok(Ok(socket)) => {
+                let blocking = socket.into_std().and_then(|socket| {
+                    socket.set_nonblocking(false)?;
+                    Ok(socket)
+                });
+                return blocking.map_err(DialError::Io);
+            }
+            Ok(Err(error)) => DialError::Connect(error),
+            Err(_) if Instant::now() >= deadline => return Err(DialError::Deadline("connecting")),
+            Err(_) => DialError::Deadline("connecting"),
+        };
+    }
+    Err(last)
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Judged {
+    More,
+    Upgraded {
+        len: usize,
+    },
+    Refused {
+        len: usize,
+        body_len: Option<usize>,
+        refused: Refused,
+    },
+}
+
+/// What the bytes so far say.
+fn judge(bytes: &[u8], key: &[u8; 16]) -> Result<Judged, DialError> {
+    // A body that fills the buffer is not a head that is too long.
+    let window = &bytes[..bytes.len().min(HEAD_BYTES_MAX + 1)];
+    let (head, len) = match parse_response(window).map_err(DialError::Head)? {
+        Parsed::Partial => return Ok(Judged::More),
+        Parsed::Complete { head, len } => (head, len),
+    };
+    match check_response(&head, key) {
+        Ok(()) => Ok(Judged::Upgraded { len }),
+        Err(ResponseError::Header(what)) => Err(DialError::Upgrade(what)),
+        Err(ResponseError::Status(status)) => {
+            let number = |name| {
+                head.headers
+                    .first(name)
+                    .and_then(|text| text.trim().parse().ok())
+            };
+            Ok(Judged::Refused {
+                len,
+                body_len: number("content-length").map(|len: u64| len as usize),
+                refused: Refused {
+                    status,
+                    code: String::new(),
+                    retry_after_secs: number("retry-after"),
+                },
+            })
+        }
+    }
+}
+
+/// `error.code`, else `error.type`, of a JSON body; printable and short.
+fn error_code(body: &[u8]) -> String {
+    let Ok(value) = serde_json::from_slice::<serde_json::Value>(body) else {
+        return String::new();
+    };
+    let error = &value["error"];
+    let code = error["code"].as_str().or_else(|| error["type"].as_str());
+    code.unwrap_or_default()
+        .chars()
+        .filter(char::is_ascii_graphic)
+        .take(CODE_CHARS_MAX)
+        .collect()
+}
+
+/// The API keys in turn.
+#[derive(Debug)]
+pub(super) struct KeyRing {
+    keys: Vec<Secret>,
+    paused_until: Vec<Option<Instant>>,
+    next: usize,
+}
+
+impl KeyRing {
+    pub(super) fn new(keys: Vec<Secret>) -> Self {
+        Self {
+            paused_until: vec![None; keys.len()],
+            keys,
+            next: 0,
+        }
+    }
+
+    /// The next key that is not paused; when all are, the one whose pause ends first. `None` without keys.
+    fn pick(&mut self, now: Instant) -> Option<usize> {
+        let count = self.keys.len();
+        let turn = (0..count).map(|step| (self.next + step) % count);
+        let usable = turn.clone().find(|&i| !self.is_paused(i, now));
+        let index = usable.or_else(|| turn.min_by_key(|&i| self.paused_until[i]))?;
+        self.next = (index + 1) % count;
+        Some(index)
+    }
+
+    fn is_paused(&self, index: usize, now: Instant) -> bool {
+        self.paused_until[index].is_some_and(|until| until > now)
+    }
+
+    fn pause(&mut self, index: usize, now: Instant) {
+        self.paused_until[index] = Some(now + KEY_PAUSE);
+    }
+
+    fn has_usable(&self, now: Instant) -> bool {
+        (0..self.keys.len()).any(|i| !self.is_paused(i, now))
+    }
+}
+
+/// Answers `ToDesk::Dial`.
+pub(super) async fn run(desk: Rc<Desk>, worker: WorkerId, slot: SlotKey, call_id: CallId) {
+    let outcome = attempts(&desk, call_id).await;
+    let order = ToWorker::Upstream {
+        slot,
+        outcome: outcome.map(Box::new).map_err(|error| error.to_string()),
+    };
+    let sent = match desk.workers.get(usize::from(worker.0)) {
+        Some(sender) => sender.send(order),
+        None => Err(order),
+    };
+    if sent.is_err() {
+        // The session's own deadline ends its wait; the connection closes here.
+        desk.meter.queue_full("worker");
+        tracing::error!(call_id = %call_id, worker = worker.0, "the worker takes no orders: upstream dropped");
+    }
+}
+
+async fn attempts(desk: &Desk, call_id: CallId) -> Result<Established, DialError> {
+    let started = Instant::now();
+    let deadline = started + UPSTREAM_DEADLINE;
+    let mut wait = Duration::ZERO;
+    for attempt in 1..=ATTEMPT_DELAYS_MS.len() {
+        tokio::time::sleep(wait).await;
+        let key = desk.keys.borrow_mut().pick(Instant::now());
+        let headers = key.and_then(|i| endpoint::headers(desk.keys.borrow().keys[i].expose()));
+        let headers: Vec<(&str, &str)> = headers
+            .iter()
+            .flatten()
+            .map(|(name, value)| (*name, value.as_str()))
+            .collect();
+        desk.meter.dial_attempt();
+        let tls = desk.client_tls.clone();
+        let error = match connect_until(&desk.sockets, &desk.endpoint, &headers, tls, deadline)
+            .await
+        {
+            Ok(established) => {
+                let ms = started.elapsed().as_millis() as u64;
+                tracing::info!(call_id = %call_id, attempt, ms, host = desk.endpoint.host, "upstream connected");
+                return Ok(established);
+            }
+            Err(error) => error,
+        };
+        desk.meter.dial_error(error.label());
+        let mut other_key = false;
+        if let (DialError::Status(refused), Some(index)) = (&error, key)
+            && refused.is_about_the_key()
+        {
+            let now = Instant::now();
+            let mut keys = desk.keys.borrow_mut();
+            keys.pause(index, now);
+            other_key = keys.has_usable(now);
+        }
+        let delay = ATTEMPT_DELAYS_MS
+            .get(attempt)
+            .map(|ms| next_delay(*ms, &error, other_key));
+        let retry = delay
+            .filter(|delay| (other_key || error.may_retry()) && Instant::now() + *delay < deadline);
+        tracing::warn!(
+            call_id = %call_id, attempt, host = desk.endpoint.host, cause = error.label(),
+            key = key.map(|i| i + 1), retry = retry.is_some(), "upstream attempt failed: {error}"
+        );
+        match retry {
+            Some(delay) => wait = delay,
+            None => return Err(error),
+        }
+    }
+    // The last attempt has no delay after it, so it returned above.
+    Err(DialError::Deadline("trying again"))
+}
+
+/// `Retry-After` counts when the same key would be used again.
+fn next_delay(ms: u64, error: &DialError, other_key: bool) -> Duration {
+    let asked = match error {
+        DialError::Status(refused) if !other_key => refused.retry_after_secs.unwrap_or(0),
+        _ => 0,
+    };
+    jitter(ms).max(Duration::from_secs(asked))
+}
+
+/// `ms`, a fifth more or less, so that calls that failed together don't return together.
+fn jitter(ms: u64) -> Duration {
+    let mut byte = [128];
+    // Without entropy there is no jitter, which is no reason to fail.
+    let _ = getrandom::fill(&mut byte);
+    Duration::from_millis(ms * (800 + u64::from(byte[0]) * 400 / 255) / 1000)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: [u8; 16] = [7; 16];
+
+    fn refused(status: u16, code: &str) -> DialError {
+        DialError::Status(Refused {
+            status,
+            code: code.into(),
+            retry_after_secs: None,
+        })
+    }
+
+    #[test]
+    fn statuses_are_retried_as_the_vendor_says() {
+        for status in [408, 429, 500, 502, 503, 504] {
+            assert!(refused(status, "").may_retry(), "{status}");
+        }
+        for status in [200, 301, 400, 401, 403, 404, 405, 501] {
+            assert!(!refused(status, "").may_retry(), "{status}");
+        }
+        assert!(!refused(429, "insufficient_quota").may_retry());
+        assert!(refused(429, "rate_limit_exceeded").may_retry());
+        assert_eq!(refused(429, "insufficient_quota").label(), "quota");
+    }
+
+    #[test]
+    fn answers_are_judged_at_every_length() {
+        let answer =
+            b"HTTP/1.1 429 Too Many Requests\r\nContent-Length: 12\r\nRetry-After: 3\r\n\r\nbody";
+        let head = answer.len() - 4;
+        for len in 0..head {
+            assert_eq!(judge(&answer[..len], &KEY).unwrap(), Judged::More, "{len}");
+        }
+        for len in head..=answer.len() {
+            let expected = Judged::Refused {
+                len: head,
+                body_len: Some(12),
+                refused: Refused {
+                    status: 429,
+                    code: String::new(),
+                    retry_after_secs: Some(3),
+                },
+            };
+            assert_eq!(judge(&answer[..len], &KEY).unwrap(), expected);
+        }
+    }
+
+    #[test]
+    fn a_101_must_be_an_upgrade() {
+        let answer = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: x\r\n\r\n";
+        assert!(matches!(
+            judge(answer, &KEY),
+            Err(DialError::Upgrade("sec-websocket-accept"))
+        ));
+        assert!(matches!(
+            judge(b"\x16\x03\x01 nonsense\r\n\r\n", &KEY),
+            Err(DialError::Head(_))
+        ));
+    }
+
+    #[test]
+    fn error_codes_are_found_bounded_and_printable() {
+        for (body, code) in [
+            (
+                r#"{"error":{"code":"insufficient_quota","type":"x"}}"#,
+                "insufficient_quota",
+            ),
+            (
+                r#"{"error":{"code":null,"type":"insufficient_quota"}}"#,
+                "insufficient_quota",
+            ),
+            (r#"{"error":"x"}"#, ""),
+            (r#"{"error":{"code":"a\nb c"}}"#, "abc"),
+            ("<html>", ""),
+            ("", ""),
+        ] {
+            assert_eq!(error_code(body.as_bytes()), code, "{body}");
+        }
+        let long = format!(r#"{{"error":{{"code":"{}"}}}}"#, "x".repeat(1000));
+        assert_eq!(error_code(long.as_bytes()).len(), CODE_CHARS_MAX);
+    }
+
+    #[test]
+    fn keys_take_turns_and_paused_ones_are_skipped() {
+        let now = Instant::now();
+        assert_eq!(KeyRing::new(Vec::new()).pick(now), None);
+        let mut ring = KeyRing::new(["a", "b", "c"].map(Secret::new).to_vec());
+        let turns = |ring: &mut KeyRing, now| [0; 4].map(|_| ring.pick(now).unwrap());
+        assert_eq!(turns(&mut ring, now), [0, 1, 2, 0]);
+        ring.pause(1, now);
+        assert_eq!(turns(&mut ring, now), [2, 0, 2, 0]);
+        assert!(ring.has_usable(now));
+        ring.pause(0, now + Duration::from_secs(1));
+        ring.pause(2, now + Duration::from_secs(2));
+        assert!(!ring.has_usable(now));
+        assert_eq!(
+            turns(&mut ring, now),
+            [1, 1, 1, 1],
+            "the first to come back"
+        );
+        assert!(ring.has_usable(now + KEY_PAUSE));
+    }
+
+    #[test]
+    fn delays_vary_by_a_fifth_and_honour_the_server() {
+        for _ in 0..100 {
+            let delay = jitter(1000).as_millis();
+            assert!((800..=1200).contains(&delay), "{delay}");
+        }
+        let mut error = Refused {
+            status: 429,
+            retry_after_secs: Some(3),
+            ..Refused::default()
+        };
+        let asked = next_delay(250, &DialError::Status(error.clone()), false);
+        assert_eq!(asked, Duration::from_secs(3));
+        assert!(next_delay(250, &DialError::Status(error.clone()), true) < Duration::from_secs(1));
+        error.retry_after_secs = None;
+        assert!(next_delay(250, &DialError::Status(error), false) < Duration::from_secs(1));
+    }
+
+    #[test]
+    fn no_text_of_an_error_names_a_key() {
+        let ring = KeyRing::new(vec![Secret::new("sk-very-secret")]);
+        assert!(!format!("{ring:?}").contains("very"));
+    }
+}
