@@ -87,6 +87,9 @@ pub struct DemoArgs {
     /// A WAV file (8 kHz, mono, 16 bit or mu-law) that the caller speaks [default: one that is built in]
     #[arg(long, value_name = "FILE")]
     pub wav: Option<PathBuf>,
+    /// Write every event between relay and model to this file, one JSON object a line
+    #[arg(long, value_name = "FILE")]
+    pub record: Option<PathBuf>,
     /// No progress bar and no live transcript, only the summary
     #[arg(long)]
     pub quiet: bool,

@@ -9,7 +9,7 @@ mod summary;
 use super::Outcome;
 use super::args::DemoArgs;
 use super::daemon::Daemon;
-use super::simulate::voice;
+use super::simulate::{recorder, voice};
 use crate::base::time::{Clock as _, Mono};
 use crate::call::{EndReason, Fact, Report, Speaker, Stats};
 use crate::config::{Config, Listen, Secret};
@@ -83,7 +83,7 @@ pub fn run(args: DemoArgs) -> Outcome {
                 ..Options::default()
             },
             tls: Tls::SelfSigned,
-            recorder: None,
+            recorder: recorder(args.record)?,
             keeps_audio: true,
         },
         clock,

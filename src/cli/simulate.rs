@@ -36,7 +36,8 @@ fn runtime() -> Result<tokio::runtime::Runtime, String> {
         .map_err(|error| format!("no runtime: {error}"))
 }
 
-fn recorder(path: Option<PathBuf>) -> Result<Option<Recorder>, String> {
+/// A recorder for `--record`.
+pub fn recorder(path: Option<PathBuf>) -> Result<Option<Recorder>, String> {
     path.map(|path| Recorder::create(&path).map_err(|error| format!("{}: {error}", path.display())))
         .transpose()
 }

@@ -26,6 +26,9 @@ pub mod wav;
 
 use crate::base::time::Mono;
 
+#[cfg(test)]
+mod peers;
+
 /// The shipped caller, a WAV file.
 pub const CALLER_WAV: &[u8] = include_bytes!("audio/caller.wav");
 

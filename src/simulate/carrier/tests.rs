@@ -283,6 +283,7 @@ fn without_a_length_the_caller_waits_for_the_last_answer() {
 fn a_gap_is_seen_in_the_timestamps_alone() {
     let mut bench = Bench::with(Options {
         gap_frames: 10,
+        duration: Some(Duration::from_secs(10)),
         ..Options::default()
     });
     bench.drain();
@@ -309,6 +310,7 @@ fn a_gap_is_seen_in_the_timestamps_alone() {
 fn a_burst_delivers_late_and_loses_nothing() {
     let mut bench = Bench::with(Options {
         burst: Duration::from_millis(400),
+        duration: Some(Duration::from_secs(10)),
         ..Options::default()
     });
     bench.drain();
@@ -326,6 +328,7 @@ fn keys_and_unknown_marks_come_in_their_time() {
             at: Duration::from_millis(500),
         }],
         unknown_mark: true,
+        duration: Some(Duration::from_secs(10)),
         ..Options::default()
     });
     bench.drain();
