@@ -9,7 +9,7 @@ pub mod serve;
 pub mod simulate;
 
 use crate::telemetry::log;
-use args::{Cli, Command, EchoClientArgs, ServeArgs, Simulate, SimulateArgs};
+use args::{Cli, Command, EchoClientArgs, ServeArgs, Simulate};
 use clap::Parser;
 use std::process::ExitCode;
 
@@ -24,11 +24,12 @@ pub fn main() -> ExitCode {
         Some(Command::Serve(args)) => serve(args),
         Some(Command::Check(args)) => check::run(args),
         Some(Command::Demo(args)) => demo::run(args),
-        // Not a simulator: the client code that talks to the model, under test.
-        Some(Command::Simulate(SimulateArgs {
-            who: Simulate::EchoClient(args),
-        })) => echo_client(args),
-        Some(Command::Simulate(args)) => simulate::run(args),
+        Some(Command::Simulate(args)) => match args.who {
+            Simulate::Model(args) => simulate::model(args),
+            Simulate::Carrier(args) => simulate::carrier(args),
+            // Not a simulator: the client code that talks to the model, under test.
+            Simulate::EchoClient(args) => echo_client(args),
+        },
     };
     outcome.unwrap_or_else(|sentence| {
         eprintln!("voxrelay: {sentence}");

@@ -8,6 +8,8 @@ pub mod roots;
 pub mod stream;
 pub mod tls;
 
+/// What the two sides of TLS are set up with; named here so that nobody else names the library.
+pub use rustls::{ClientConfig, ServerConfig};
 use std::os::fd::OwnedFd;
 
 /// A connection that has been set up and can change hands. Whoever holds it owns the descriptor.
