@@ -295,8 +295,7 @@ impl Call {
     }
 }
 
-/// Whether a stream's audio is PCMU as we relay it. Compatible carriers spell it differently. Zero stands for a
-/// number that was not given.
+/// Whether a stream's audio is PCMU as we relay it. Compatible carriers spell it differently.
 fn is_pcmu(format: &MediaFormat<'_>) -> bool {
     const NAMES: [&str; 6] = [
         "audio/x-mulaw",
@@ -309,8 +308,8 @@ fn is_pcmu(format: &MediaFormat<'_>) -> bool {
     NAMES
         .iter()
         .any(|name| name.eq_ignore_ascii_case(&format.encoding))
-        && matches!(format.sample_rate, 0 | 8_000)
-        && matches!(format.channels, 0 | 1)
+        && format.sample_rate == 8_000
+        && format.channels == 1
 }
 
 #[cfg(test)]

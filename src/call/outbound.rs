@@ -11,6 +11,7 @@ use crate::base::limit;
 use crate::base::time::Now;
 use crate::proto::audio::base64;
 use crate::proto::decode::Noticed;
+use crate::proto::realtime::client_event;
 use crate::proto::realtime::server_event::{AudioDelta, ServerEvent, SessionEcho};
 
 /// The `event_id` of our `session.update`: an error that answers it names it, or names none.
@@ -147,7 +148,7 @@ impl Call {
             return;
         }
         self.session_id = echo.id.as_deref().unwrap_or_default().to_owned();
-        self.session_update = session_update(&self.settings);
+        self.session_update = client_event::session_update(&self.settings, UPDATE_EVENT_ID);
         let update = std::mem::take(&mut self.session_update);
         self.send(out, Leg::Realtime, Class::Control, &[update.as_bytes()]);
         self.session_update = update;
@@ -302,13 +303,6 @@ impl Call {
             text: text.to_owned(),
         });
     }
-}
-
-fn session_update(settings: &crate::proto::realtime::settings::Settings) -> String {
-    serde_json::json!({"type": "session.update", "event_id": UPDATE_EVENT_ID, "session": {
-        "type": "realtime", "output_modalities": ["audio"], "instructions": settings.instructions,
-        "audio": {"input": {"format": {"type": "audio/pcmu"}}, "output": {"format": {"type": "audio/pcmu"}}}}})
-    .to_string()
 }
 
 fn is_pcmu(format: Option<&str>) -> bool {

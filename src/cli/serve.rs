@@ -4,11 +4,8 @@
 //! person at the terminal) ends them at once, in order. A second signal ends the process. SIGHUP reads the
 //! listener's certificate again.
 
-use super::args::ServeArgs;
 use super::daemon::Daemon;
-use super::{Outcome, check};
-use crate::telemetry::log;
-use std::process::ExitCode;
+use crate::config::Config;
 use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::Instant;
@@ -17,11 +14,7 @@ use tokio::time::Instant;
 const PROGRESS: Duration = Duration::from_secs(5);
 
 /// Runs the daemon until it is told to stop. Errs with one sentence before a port is bound, or when one can't be.
-pub fn run(args: ServeArgs) -> Outcome {
-    let mut config = check::before_start(args.config.as_deref())?;
-    config.dev.conformance_echo |= args.conformance_echo;
-    let _log = log::init(&config.log.level, config.log.json)
-        .map_err(|error| format!("no log: {error}"))?;
+pub fn run(config: Config) -> Result<(), String> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -60,7 +53,7 @@ pub fn run(args: ServeArgs) -> Outcome {
             .await
             .map_err(|error| format!("stopping failed: {error}"))?;
         tracing::info!("stopped");
-        Ok(ExitCode::SUCCESS)
+        Ok(())
     })
 }
 

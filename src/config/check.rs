@@ -250,7 +250,10 @@ mod tests {
 
     #[test]
     fn a_switched_off_or_refused_ring_is_an_error() {
-        assert_eq!(severity(&ring("2", || Ok(String::new()))), Some(Severity::Error));
+        assert_eq!(
+            severity(&ring("2", || Ok(String::new()))),
+            Some(Severity::Error)
+        );
         assert_eq!(
             severity(&ring("", || Err("EPERM".into()))),
             Some(Severity::Error)

@@ -1,10 +1,56 @@
-//! The control plane: axum on an ordinary tokio runtime. Never in the path of audio.
+//! The control plane: axum on an ordinary tokio runtime, on a thread of its own. Never in the path of audio.
+//!
+//! Shell. Plain HTTP connections come from the desk as established connections, over TLS as well as plain; an admin
+//! listener of its own where one is configured. `/api/routes` lists what is served:
+//!
+//! | path | methods | |
+//! |---|---|---|
+//! | `/health`, `/livez`, `/readyz` | GET | `status` |
+//! | `/metrics` | GET | `status`; on the admin listener, and on a loopback main one |
+//! | `/api/routes` | GET | `status` |
+//! | `/api/twilio/voice`, `/api/twilio/incoming`, `/twilio/incoming-call` | GET, POST | `webhook` |
+//! | `/api/twilio/incoming-call` | GET, POST | `webhook`, simple mode |
+//! | every alias of `base::route` | GET, POST | `stream` |
 
+pub mod error;
+pub mod report;
+pub mod router;
+pub mod status;
+pub mod stream;
+pub mod webhook;
+
+use crate::base::limit::{HEAD_DEADLINE, HEADERS_MAX};
+use crate::base::time::{Clock, Now};
 use crate::bus::command::{DeskSender, WorkerSender};
-use crate::bus::directory::SharedDirectory;
-use crate::bus::report::{HttpInbox, ReportInbox};
+use crate::bus::directory::{Directory, SharedDirectory};
+use crate::bus::report::{HttpInbox, ReportInbox, ReportSender};
 use crate::config::Config;
+use crate::transport::clock::SystemClock;
+use crate::transport::stream::Stream;
+use axum::Router;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use metrics_exporter_prometheus::PrometheusHandle;
+use report::Calls;
+use router::Peer;
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, oneshot};
+use tower::ServiceExt as _;
+
+/// How often metrics and the directory are tidied.
+const UPKEEP: Duration = Duration::from_secs(5);
+/// Connections to the admin listener at once; more wait.
+const ADMIN_CONNECTIONS_MAX: usize = 64;
+/// How long requests under way may take to end at `stop`.
+const STOP_DEADLINE: Duration = Duration::from_secs(1);
 
 /// What control is given.
 #[derive(Debug)]
@@ -21,26 +67,236 @@ pub struct Parts {
     pub desk: DeskSender,
     /// Orders to the workers.
     pub workers: Vec<WorkerSender>,
-    /// Gets a copy of every fact, where somebody watches (the demo).
-    pub tap: Option<tokio::sync::mpsc::Sender<crate::call::Report>>,
+    /// Gets a copy of every report, where somebody watches; full, it misses some.
+    pub tap: Option<ReportSender>,
 }
 
 /// A running control plane.
 #[derive(Debug)]
 pub struct Control {
-    _private: (),
+    /// The admin listener's address, port filled in.
+    pub admin: Option<SocketAddr>,
+    stop: oneshot::Sender<()>,
+    thread: JoinHandle<()>,
 }
 
 impl Control {
-    /// Ends its thread.
-    pub fn stop(self) {}
+    /// Ends the thread. Requests under way have a second.
+    pub fn stop(self) {
+        let _ = self.stop.send(());
+        if self.thread.join().is_err() {
+            tracing::error!("the control thread panicked");
+        }
+    }
 }
 
-/// Starts it.
-pub fn start(
-    parts: Parts,
-    prometheus: metrics_exporter_prometheus::PrometheusHandle,
-) -> std::io::Result<Control> {
-    let _ = (parts, prometheus);
-    Ok(Control { _private: () })
+/// What every handler sees.
+#[derive(Debug)]
+pub struct Shared {
+    config: Arc<Config>,
+    directory: SharedDirectory,
+    desk: DeskSender,
+    workers: Vec<WorkerSender>,
+    prometheus: PrometheusHandle,
+    calls: Calls,
+    clock: SystemClock,
+    started: Now,
+    requests: AtomicU64,
 }
+
+impl Shared {
+    fn now(&self) -> Now {
+        self.clock.now()
+    }
+
+    fn uptime(&self) -> Duration {
+        self.now().mono.since(self.started.mono)
+    }
+
+    fn active_calls(&self) -> usize {
+        self.workers.iter().map(WorkerSender::live).sum()
+    }
+
+    fn is_draining(&self) -> bool {
+        self.directory.load().draining
+    }
+
+    /// The start's time tells processes apart, the number requests.
+    fn next_request_id(&self) -> String {
+        let number = self.requests.fetch_add(1, Ordering::Relaxed);
+        format!("{:x}-{number:x}", self.started.unix_ms)
+    }
+}
+
+/// Binds the admin listener, where there is one (in the caller's thread, so that a busy port is an error here),
+/// then starts the thread.
+pub fn start(parts: Parts, prometheus: PrometheusHandle) -> io::Result<Control> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let admin = match parts.config.listen.admin {
+        Some(address) => {
+            let listener = std::net::TcpListener::bind(address).map_err(|error| {
+                io::Error::new(error.kind(), format!("listen.admin {address}: {error}"))
+            })?;
+            listener.set_nonblocking(true)?;
+            Some(listener)
+        }
+        None => None,
+    };
+    let address = admin
+        .as_ref()
+        .map(|listener| listener.local_addr())
+        .transpose()?;
+    let (stop, stopped) = oneshot::channel();
+    let thread = std::thread::Builder::new()
+        .name("control".into())
+        .spawn(move || {
+            runtime.block_on(run(parts, prometheus, admin, stopped));
+            runtime.shutdown_timeout(STOP_DEADLINE);
+        })?;
+    Ok(Control {
+        admin: address,
+        stop,
+        thread,
+    })
+}
+
+async fn run(
+    parts: Parts,
+    prometheus: PrometheusHandle,
+    admin: Option<std::net::TcpListener>,
+    stopped: oneshot::Receiver<()>,
+) {
+    let clock = SystemClock::new();
+    let shared = Arc::new(Shared {
+        config: parts.config,
+        directory: parts.directory,
+        desk: parts.desk,
+        workers: parts.workers,
+        prometheus,
+        calls: Calls::default(),
+        clock,
+        started: clock.now(),
+        requests: AtomicU64::new(0),
+    });
+    let (reports, tap) = (parts.reports, parts.tap);
+    let of_reports = shared.clone();
+    let drain = tokio::spawn(async move { report::drain(reports, &of_reports.calls, tap).await });
+    tokio::spawn(upkeep(shared.clone()));
+    match admin.map(TcpListener::from_std) {
+        Some(Ok(listener)) => {
+            tokio::spawn(serve_admin(listener, router::admin(shared.clone())));
+        }
+        Some(Err(error)) => tracing::error!(%error, "the admin listener is lost"),
+        None => {}
+    }
+    tokio::spawn(serve_main(parts.http, shared));
+    // A caller that drops its `Control` without `stop` leaves us running.
+    if stopped.await.is_err() {
+        std::future::pending::<()>().await;
+    }
+    // The workers are gone by now, so what they reported last is in the queue: let it be logged.
+    let _ = tokio::time::timeout(STOP_DEADLINE, drain).await;
+}
+
+async fn upkeep(shared: Arc<Shared>) {
+    let mut tick = tokio::time::interval(UPKEEP);
+    loop {
+        tick.tick().await;
+        shared.prometheus.run_upkeep();
+        let now = shared.now().unix_ms;
+        let is_over = |directory: &Directory| {
+            let mut expected = directory.expected.values();
+            expected.any(|expected| expected.expires_unix_ms <= now)
+        };
+        if is_over(&shared.directory.load()) {
+            shared.directory.rcu(|directory| {
+                let mut next = Directory::clone(directory);
+                next.expected
+                    .retain(|_, expected| expected.expires_unix_ms > now);
+                next
+            });
+        }
+    }
+}
+
+/// Serves connections that the desk hands over. More than `listen.connections_max` at once are closed.
+async fn serve_main(mut inbox: HttpInbox, shared: Arc<Shared>) {
+    let places = Arc::new(Semaphore::new(shared.config.listen.connections_max));
+    let router = router::main(shared);
+    while let Some(established) = inbox.recv().await {
+        let Ok(place) = places.clone().try_acquire_owned() else {
+            tracing::warn!("too many HTTP connections: one was closed");
+            continue;
+        };
+        let stream = match Stream::from_established(*established) {
+            Ok(stream) => stream,
+            Err(error) => {
+                tracing::debug!(%error, "a connection from the desk could not be taken over");
+                continue;
+            }
+        };
+        let peer = stream.peer_addr();
+        let router = router.clone();
+        tokio::spawn(async move {
+            serve_connection(stream, peer, router).await;
+            drop(place);
+        });
+    }
+}
+
+async fn serve_admin(listener: TcpListener, router: Router) {
+    let places = Arc::new(Semaphore::new(ADMIN_CONNECTIONS_MAX));
+    loop {
+        let Ok(place) = places.clone().acquire_owned().await else {
+            return;
+        };
+        match listener.accept().await {
+            Ok((stream, peer)) => {
+                let router = router.clone();
+                tokio::spawn(async move {
+                    serve_connection(stream, Some(peer), router).await;
+                    drop(place);
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the admin listener could not accept");
+                // Out of descriptors, say: trying again at once would only burn the core.
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+/// One connection, request after request, until it ends or is upgraded.
+async fn serve_connection<S>(stream: S, peer: Option<SocketAddr>, router: Router)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let service = service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
+        request.extensions_mut().insert(Peer(peer));
+        let router = router.clone();
+        async move {
+            Ok::<_, Infallible>(
+                router
+                    .oneshot(request)
+                    .await
+                    .unwrap_or_else(|never| match never {}),
+            )
+        }
+    });
+    let served = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_DEADLINE)
+        .max_headers(HEADERS_MAX)
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades()
+        .await;
+    if let Err(error) = served {
+        tracing::debug!(%error, "an HTTP connection ended badly");
+    }
+}
+
+#[cfg(test)]
+mod tests;

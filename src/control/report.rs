@@ -39,7 +39,10 @@ impl Calls {
 
     /// The last of them.
     pub fn last_ended(&self) -> Option<LastEnded> {
-        *self.last.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        *self
+            .last
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     fn note(&self, report: &Report) {
@@ -50,7 +53,10 @@ impl Calls {
                 reason: end_labels(*reason).0,
                 at_unix_ms: report.at.unix_ms,
             };
-            *self.last.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(last);
+            *self
+                .last
+                .lock()
+                .unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(last);
         }
     }
 }
@@ -244,8 +250,17 @@ mod tests {
         });
         let text = String::from_utf8(lines.0.lock().expect("no panic under it").clone());
         let text = text.expect("text");
-        assert!(text.contains("call started") && text.contains("+1415*****00"), "{text}");
-        assert!(!text.contains("secret") && !text.contains("5550100"), "{text}");
-        assert!(!text.contains('7'.to_string().as_str()) || !text.contains("digit"), "{text}");
+        assert!(
+            text.contains("call started") && text.contains("+1415*****00"),
+            "{text}"
+        );
+        assert!(
+            !text.contains("secret") && !text.contains("5550100"),
+            "{text}"
+        );
+        assert!(
+            !text.contains('7'.to_string().as_str()) || !text.contains("digit"),
+            "{text}"
+        );
     }
 }

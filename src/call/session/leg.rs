@@ -203,6 +203,12 @@ impl Wire {
         self.in_flight = false;
     }
 
+    /// Bytes that wait to be taken.
+    #[cfg(test)]
+    pub(super) fn waiting(&self) -> usize {
+        self.outbox.waiting()
+    }
+
     pub(super) fn peek(&self, max: usize) -> &[u8] {
         self.outbox.peek(max)
     }

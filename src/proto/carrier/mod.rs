@@ -59,7 +59,7 @@ pub struct Start<'a> {
     pub tracks: Vec<Cow<'a, str>>,
     /// `mediaFormat`, where given.
     pub media_format: Option<MediaFormat<'a>>,
-    /// `customParameters`, in order.
+    /// `customParameters`, in order. Names are whatever our TwiML named: one that came twice is here twice.
     pub parameters: Vec<(Cow<'a, str>, Cow<'a, str>)>,
 }
 

@@ -225,12 +225,9 @@ fn walk_lines(bytes: &[u8]) -> Result<&[u8], HeadError> {
 
 /// One line without its end; `line` may be cut when it is the last.
 fn check_line(line: &[u8], first: bool) -> Result<(), HeadError> {
-    // A bare CR ends a line for some parsers and not for others, as NUL ends a string.
+    // A bare CR ends a line for some parsers and not for others.
     if line.contains(&b'\r') {
         return Err(HeadError::Smuggling("bare CR"));
-    }
-    if line.contains(&0) {
-        return Err(HeadError::Syntax("NUL"));
     }
     let blank = |byte: &u8| matches!(byte, b' ' | b'\t');
     if first {

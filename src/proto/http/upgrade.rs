@@ -97,7 +97,7 @@ pub fn accept_value(key: impl AsRef<[u8]>) -> String {
         .chain_update(key.as_ref())
         .chain_update(GUID)
         .finalize();
-    base64_simd::STANDARD.encode_to_string(digest.as_slice())
+    base64_simd::STANDARD.encode_to_string(digest)
 }
 
 /// The one value of `name`; `None` when it is absent.

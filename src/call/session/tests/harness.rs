@@ -196,11 +196,17 @@ impl Pair {
     }
 
     pub(super) fn carrier(&mut self, text: &str) {
-        self.feed(Leg::Carrier, &frame(Role::Client, Kind::Text, text.as_bytes()));
+        self.feed(
+            Leg::Carrier,
+            &frame(Role::Client, Kind::Text, text.as_bytes()),
+        );
     }
 
     pub(super) fn model(&mut self, text: &str) {
-        self.feed(Leg::Realtime, &frame(Role::Server, Kind::Text, text.as_bytes()));
+        self.feed(
+            Leg::Realtime,
+            &frame(Role::Server, Kind::Text, text.as_bytes()),
+        );
     }
 
     /// The next 20 ms of the caller's voice; returns its payload.
@@ -399,7 +405,8 @@ impl Pair {
             .texts()
             .into_iter()
             .filter_map(|text| {
-                let audio = text.strip_prefix(r#"{"type":"input_audio_buffer.append","audio":""#)?;
+                let audio =
+                    text.strip_prefix(r#"{"type":"input_audio_buffer.append","audio":""#)?;
                 Some(audio.strip_suffix(r#""}"#).unwrap().to_owned())
             })
             .collect()

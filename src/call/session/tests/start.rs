@@ -68,7 +68,10 @@ fn mu_law_in_other_spellings_and_without_a_format_is_accepted() {
         ("audio/x-mulaw", "audio/PCMU"),
         ("audio/x-mulaw", "PCMU"),
         (r#","channels":1"#, ""),
-        (r#","mediaFormat":{"encoding":"audio/x-mulaw","sampleRate":8000,"channels":1}"#, ""),
+        (
+            r#","mediaFormat":{"encoding":"audio/x-mulaw","sampleRate":8000,"channels":1}"#,
+            "",
+        ),
     ] {
         let pair = start_with(from, to);
         assert_eq!(pair.dials, 1, "{from} as {to}: {:?}", pair.facts);
@@ -165,8 +168,14 @@ fn an_update_from_a_server_that_was_not_asked_opens_nothing() {
 #[test]
 fn another_format_than_pcmu_ends_the_call() {
     for (from, to) in [
-        (r#""input":{"format":{"type":"audio/pcmu"}}"#, r#""input":{"format":{"type":"audio/pcm"}}"#),
-        (r#""output":{"format":{"type":"audio/pcmu"}}"#, r#""output":{"format":{"type":"audio/pcma"}}"#),
+        (
+            r#""input":{"format":{"type":"audio/pcmu"}}"#,
+            r#""input":{"format":{"type":"audio/pcm"}}"#,
+        ),
+        (
+            r#""output":{"format":{"type":"audio/pcmu"}}"#,
+            r#""output":{"format":{"type":"audio/pcma"}}"#,
+        ),
         (r#","output":{"format":{"type":"audio/pcmu"}}"#, ""),
     ] {
         assert!(UPDATED.contains(from));

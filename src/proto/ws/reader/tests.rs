@@ -249,6 +249,11 @@ fn fragments_without_end_are_bounded() {
     ]
     .concat();
     assert_eq!(read_all(&bytes), (vec![text("x")], End::Waiting));
+    // Counted for each message anew.
+    assert_eq!(
+        read_all(&bytes.repeat(2)),
+        (vec![text("x"), text("x")], End::Waiting)
+    );
     let bytes = [start, raw(0x00, None, b"").repeat(most + 1)].concat();
     assert_eq!(read_all(&bytes), (vec![], End::Failed(Violation::TooLong)));
 }

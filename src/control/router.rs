@@ -1,0 +1,247 @@
+//! The router: the one table of control's own paths, and what every request goes through.
+//!
+//! Around each handler: a panic becomes 500, a request that takes too long 408, errors get their one JSON shape, every
+//! answer gets the request's id, a line in the log (target `http`) and a count.
+
+use super::Shared;
+use super::error::{ApiError, of_status};
+use super::{status, stream, webhook};
+use crate::base::route::STREAM_ALIASES;
+use crate::telemetry::log::HTTP;
+use crate::telemetry::name::HTTP_REQUESTS;
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::header::{ALLOW, HeaderName};
+use axum::http::{HeaderValue, Method, StatusCode};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{MethodRouter, get};
+use std::any::Any;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tower_http::catch_panic::CatchPanicLayer;
+
+/// From the head to the answer. A carrier waits 15 s for its webhook in all.
+const REQUEST_DEADLINE: Duration = Duration::from_secs(10);
+/// An id from outside is echoed up to this many characters.
+const REQUEST_ID_CHARS_MAX: usize = 64;
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// The peer of a request's connection.
+#[derive(Clone, Copy, Debug)]
+pub struct Peer(pub Option<SocketAddr>);
+
+/// One of control's own paths. (Stream paths stand in `base::route`.)
+#[derive(Clone, Copy, Debug)]
+pub struct Route {
+    /// What it takes; GET includes HEAD.
+    pub methods: &'static [&'static str],
+    /// As axum writes it.
+    pub path: &'static str,
+    /// For people.
+    pub does: &'static str,
+    serve: Serve,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Serve {
+    Health,
+    Livez,
+    Readyz,
+    Metrics,
+    Routes,
+    Voice,
+    VoiceSimple,
+}
+
+const fn route(
+    methods: &'static [&'static str],
+    path: &'static str,
+    serve: Serve,
+    does: &'static str,
+) -> Route {
+    Route {
+        methods,
+        path,
+        does,
+        serve,
+    }
+}
+
+const READ: &[&str] = &["GET"];
+const WEBHOOK: &[&str] = &["GET", "POST"];
+
+/// Every path of control's own.
+pub const ROUTES: &[Route] = &[
+    route(READ, "/health", Serve::Health, "status, version, calls"),
+    route(READ, "/livez", Serve::Livez, "the process answers"),
+    route(READ, "/readyz", Serve::Readyz, "new calls are welcome"),
+    route(
+        READ,
+        "/metrics",
+        Serve::Metrics,
+        "Prometheus metrics, from this machine only",
+    ),
+    route(READ, "/api/routes", Serve::Routes, "this table"),
+    route(WEBHOOK, "/api/twilio/voice", Serve::Voice, "voice webhook"),
+    route(
+        WEBHOOK,
+        "/api/twilio/incoming",
+        Serve::Voice,
+        "voice webhook, an older name",
+    ),
+    route(
+        WEBHOOK,
+        "/twilio/incoming-call",
+        Serve::Voice,
+        "voice webhook, an older name",
+    ),
+    route(
+        WEBHOOK,
+        "/api/twilio/incoming-call",
+        Serve::VoiceSimple,
+        "voice webhook of the simple mode",
+    ),
+];
+
+/// Everything, for the main listener.
+pub fn main(shared: Arc<Shared>) -> Router {
+    let mut router = Router::new();
+    for route in ROUTES {
+        router = router.route(route.path, serve(route.serve));
+    }
+    for alias in STREAM_ALIASES {
+        router = router.route(alias.pattern, get(stream::get).post(stream::post));
+    }
+    wrap(router.fallback(stream::fallback), shared)
+}
+
+/// Health and metrics only, for the admin listener.
+pub fn admin(shared: Arc<Shared>) -> Router {
+    let router = Router::new()
+        .route("/health", get(status::health))
+        .route("/livez", get(status::livez))
+        .route("/readyz", get(status::readyz))
+        .route("/metrics", get(status::metrics))
+        .route("/api/routes", get(status::routes))
+        .fallback(async || of_status(StatusCode::NOT_FOUND));
+    wrap(router, shared)
+}
+
+fn serve(serve: Serve) -> MethodRouter<Arc<Shared>> {
+    // A caller is on the line of a webhook: even a panic is answered with words.
+    let spoken = CatchPanicLayer::custom(|panic: Box<dyn Any + Send>| {
+        log_panic(panic.as_ref());
+        webhook::apology()
+    });
+    match serve {
+        Serve::Health => get(status::health),
+        Serve::Livez => get(status::livez),
+        Serve::Readyz => get(status::readyz),
+        Serve::Metrics => get(status::metrics_if_local),
+        Serve::Routes => get(status::routes),
+        Serve::Voice => get(webhook::voice).post(webhook::voice).layer(spoken),
+        Serve::VoiceSimple => get(webhook::voice_simple)
+            .post(webhook::voice_simple)
+            .layer(spoken),
+    }
+}
+
+fn wrap(router: Router<Arc<Shared>>, shared: Arc<Shared>) -> Router {
+    router
+        .layer(CatchPanicLayer::custom(|panic: Box<dyn Any + Send>| {
+            log_panic(panic.as_ref());
+            of_status(StatusCode::INTERNAL_SERVER_ERROR).into_response()
+        }))
+        .layer(from_fn_with_state(shared.clone(), finish))
+        .with_state(shared)
+}
+
+fn log_panic(panic: &(dyn Any + Send)) {
+    let text = panic.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    tracing::error!(
+        panic = text.unwrap_or("unknown"),
+        "a request handler panicked"
+    );
+}
+
+/// The outermost layer.
+async fn finish(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
+    let id = request_id(&shared, &request);
+    let method = request.method().clone();
+    let route = request
+        .extensions()
+        .get::<MatchedPath>()
+        .map_or_else(|| "unmatched".to_owned(), |path| path.as_str().to_owned());
+    let begun = shared.now().mono;
+    let mut response = match tokio::time::timeout(REQUEST_DEADLINE, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => {
+            // The body may still be coming: the connection can't be used again.
+            const LATE: ApiError = ApiError {
+                status: StatusCode::REQUEST_TIMEOUT,
+                message: "The request took too long.",
+                headers: &[("connection", "close")],
+            };
+            LATE.into_response()
+        }
+    };
+    let error = response.extensions_mut().remove::<ApiError>();
+    let error = error.or_else(|| {
+        // Axum's own 405 comes bare but for Allow.
+        (response.status() == StatusCode::METHOD_NOT_ALLOWED).then(|| of_status(response.status()))
+    });
+    if let Some(error) = error {
+        let allow = response.headers_mut().remove(ALLOW);
+        response = error.into_json(&id);
+        if let Some(allow) = allow {
+            response.headers_mut().insert(ALLOW, allow);
+        }
+        if method == Method::HEAD {
+            *response.body_mut() = Body::empty();
+        }
+    }
+    let status = response.status().as_u16();
+    if let Ok(value) = HeaderValue::from_str(&id) {
+        response.headers_mut().insert(REQUEST_ID, value);
+    }
+    let micros = shared.now().mono.since(begun).as_micros() as u64;
+    tracing::info!(target: HTTP, id, method = label(&method), route, status, micros, "request");
+    metrics::counter!(HTTP_REQUESTS, "route" => route, "method" => label(&method), "status" => status.to_string())
+        .increment(1);
+    response
+}
+
+/// The client's own id where it is a plain word, else a new one.
+fn request_id(shared: &Shared, request: &Request) -> String {
+    let is_plain = |id: &&str| {
+        (1..=REQUEST_ID_CHARS_MAX).contains(&id.len())
+            && id
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
+    };
+    let given = request
+        .headers()
+        .get(&REQUEST_ID)
+        .and_then(|id| id.to_str().ok());
+    given
+        .filter(is_plain)
+        .map_or_else(|| shared.next_request_id(), str::to_owned)
+}
+
+/// A bounded metric label: anybody can invent methods.
+fn label(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::HEAD => "HEAD",
+        Method::POST => "POST",
+        Method::PUT => "PUT",
+        Method::PATCH => "PATCH",
+        Method::DELETE => "DELETE",
+        Method::OPTIONS => "OPTIONS",
+        _ => "other",
+    }
+}
