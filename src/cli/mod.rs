@@ -4,7 +4,8 @@ pub mod args;
 pub mod check;
 pub mod daemon;
 pub mod demo;
-// pub mod serve;
+pub mod echo_client;
+pub mod serve;
 pub mod simulate;
 
 use crate::telemetry::log;
@@ -27,8 +28,7 @@ pub fn main() -> ExitCode {
             Simulate::Model(args) => simulate::model(args),
             Simulate::Carrier(args) => simulate::carrier(args),
             Simulate::EchoClient(args) => {
-                let _ = args;
-                Ok(ExitCode::SUCCESS)
+                echo_client::run(&args.url, &args.agent, args.cases).map(|()| ExitCode::SUCCESS)
             }
         },
     };
@@ -44,6 +44,6 @@ fn serve(args: ServeArgs) -> Outcome {
     config.dev.conformance_echo = args.conformance_echo;
     let _log = log::init(&config.log.level, config.log.json)
         .map_err(|error| format!("the log can't be started: {error}"))?;
-    let _ = config;
+    serve::run(config)?;
     Ok(ExitCode::SUCCESS)
 }
