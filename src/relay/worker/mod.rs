@@ -687,12 +687,11 @@ impl Shared {
                 let leg = life.legs[index].take().expect("just seen");
                 leg.release(&mut self.pool);
             }
-            Phase::Retired => {
-                if !leg.cancelled {
-                    leg.cancelled = true;
-                    self.ring.cancel(leg.raw_fd())?;
-                }
+            Phase::Retired if !leg.cancelled => {
+                leg.cancelled = true;
+                self.ring.cancel(leg.raw_fd())?;
             }
+            Phase::Retired => {}
             _ if !leg.receiving && !leg.eof => {
                 self.ring.receive(leg.raw_fd(), key)?;
                 leg.receiving = true;
