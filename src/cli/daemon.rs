@@ -243,7 +243,7 @@ fn simulate(
     };
     runtime.block_on(async {
         let address = SocketAddr::from(([127, 0, 0, 1], 0));
-        match Server::bind(address, Setup::default(), clock).await {
+        match Server::bind(address, Setup::default(), clock) {
             Err(error) => {
                 let _ = ready.send(Err(error));
             }
