@@ -277,6 +277,10 @@ const UNSAFE_FILES: &[(&str, &str)] = &[
     ("src/relay/worker/buffer.rs", "memory lent to the kernel"),
     ("src/proto/ws/mask.rs", "wide loads, where measured"),
     ("src/bus/command.rs", "eventfd, which nothing wraps"),
+    (
+        "src/relay/desk/conn.rs",
+        "borrowing a tokio-uring stream's descriptor, which has no AsFd",
+    ),
 ];
 
 /// A file past this has two subjects.
