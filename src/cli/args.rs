@@ -84,9 +84,12 @@ pub struct DemoArgs {
     /// Seed of everything random in the simulators
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub seed: u64,
-    /// A WAV file (8 kHz, 16 bit, mono) that the caller speaks [default: one that is built in]
+    /// A WAV file (8 kHz, mono, 16 bit or mu-law) that the caller speaks [default: one that is built in]
     #[arg(long, value_name = "FILE")]
     pub wav: Option<PathBuf>,
+    /// Write every event between relay and model to this file, one JSON object a line
+    #[arg(long, value_name = "FILE")]
+    pub record: Option<PathBuf>,
     /// No progress bar and no live transcript, only the summary
     #[arg(long)]
     pub quiet: bool,
@@ -133,6 +136,30 @@ pub enum ModelMode {
     Echo,
 }
 
+/// Sizes and pace of the simulated model's audio.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum ModelProfile {
+    /// 250 ms a delta, four times faster than real time (gpt-realtime)
+    #[default]
+    #[value(name = "250ms")]
+    Ms250,
+    /// 330 to 400 ms a delta, twelve times faster (gpt-realtime-2.1-mini)
+    #[value(name = "350ms")]
+    Ms350,
+}
+
+/// How a simulated carrier ends its calls.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum CarrierEnd {
+    /// `stop`, then a close frame
+    #[default]
+    Stop,
+    /// A close frame without `stop`
+    Close,
+    /// The connection is reset
+    Reset,
+}
+
 /// `voxrelay simulate model`.
 #[derive(Clone, Debug, Args)]
 pub struct ModelArgs {
@@ -143,7 +170,7 @@ pub struct ModelArgs {
     #[arg(long, value_enum, default_value_t)]
     pub mode: ModelMode,
     /// No TLS
-    #[arg(long, conflicts_with_all = ["cert", "key", "ca_out"])]
+    #[arg(long, alias = "no-tls", conflicts_with_all = ["cert", "key", "ca_out"])]
     pub plain: bool,
     /// Certificate chain, PEM [default: made on the spot]
     #[arg(long, value_name = "FILE", requires = "key")]
@@ -154,6 +181,33 @@ pub struct ModelArgs {
     /// Write the certificate that was made, for realtime.ca_file
     #[arg(long, value_name = "FILE", conflicts_with = "cert")]
     pub ca_out: Option<PathBuf>,
+    /// Sizes and pace of its audio
+    #[arg(long, value_enum, default_value_t)]
+    pub profile: ModelProfile,
+    /// The key that clients must send [default: any]
+    #[arg(long, value_name = "KEY")]
+    pub api_key: Option<String>,
+    /// Write every event of every session to this file, one JSON object a line
+    #[arg(long, value_name = "FILE")]
+    pub record: Option<PathBuf>,
+    /// Add an unknown field and an unknown event to one event in so many; 0 is never
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub unknown_every: u64,
+    /// Add the random `obfuscation` field that the real endpoint adds to text deltas
+    #[arg(long)]
+    pub obfuscation: bool,
+    /// End each session after so many seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 3600)]
+    pub session_secs: u64,
+    /// Send each event this much later
+    #[arg(long, value_name = "MS", default_value_t = 0)]
+    pub slow_ms: u64,
+    /// Answer every upgrade with this HTTP status
+    #[arg(long, value_name = "STATUS", value_parser = clap::value_parser!(u16).range(400..=599))]
+    pub refuse: Option<u16>,
+    /// Something that goes wrong after so many events of a session: stall[:MS]@N, reset@N, close:CODE@N, garbage@N, frame@N, fail@N
+    #[arg(long, value_name = "HARM@N")]
+    pub fault: Vec<crate::simulate::model::options::Fault>,
     /// Seed of everything random
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub seed: u64,
@@ -168,7 +222,7 @@ pub struct CarrierArgs {
     /// Ask this voice webhook for the media-stream address, as a carrier does
     #[arg(long, value_name = "URL", conflicts_with = "url")]
     pub webhook: Option<String>,
-    /// A WAV file (8 kHz, 16 bit, mono) that the caller speaks [default: one that is built in]
+    /// A WAV file (8 kHz, mono, 16 bit or mu-law) that the caller speaks [default: one that is built in]
     #[arg(long, value_name = "FILE")]
     pub wav: Option<PathBuf>,
     /// Calls at the same time
@@ -177,6 +231,27 @@ pub struct CarrierArgs {
     /// End each call after so many seconds [default: at the end of the WAV file]
     #[arg(long, value_name = "SECONDS")]
     pub seconds: Option<u32>,
+    /// How each call ends
+    #[arg(long, value_enum, default_value_t)]
+    pub end: CarrierEnd,
+    /// Press a key: DIGIT@SECONDS
+    #[arg(long, value_name = "DIGIT@SECONDS")]
+    pub dtmf: Vec<crate::simulate::carrier::options::Key>,
+    /// A custom parameter of `start`
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub parameter: Vec<String>,
+    /// Return a mark that was never sent, two seconds in
+    #[arg(long)]
+    pub unknown_mark: bool,
+    /// Leave so many frames out, two seconds in
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub gap_frames: u32,
+    /// Hold frames back for so long, three seconds in, then send them in one burst
+    #[arg(long, value_name = "MS", default_value_t = 0)]
+    pub burst_ms: u64,
+    /// Write every message of every call to this file, one JSON object a line
+    #[arg(long, value_name = "FILE")]
+    pub record: Option<PathBuf>,
     /// More roots to trust for wss://, PEM
     #[arg(long, value_name = "FILE")]
     pub ca_file: Option<PathBuf>,

@@ -186,28 +186,19 @@ struct Simulated {
 
 impl Simulated {
     fn start(clock: SystemClock) -> Result<Self, String> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(|error| format!("no runtime for the simulated model: {error}"))?;
-        let address = SocketAddr::from(([127, 0, 0, 1], 0));
-        let server = runtime
-            .block_on(Server::bind(address, Setup::default(), clock))
-            .map_err(|error| format!("the simulated model can't listen on loopback: {error}"))?;
-        let url = server.url();
+        let (ready, is_ready) = std::sync::mpsc::sync_channel(1);
         let (stop, stopped) = tokio::sync::oneshot::channel();
         let thread = std::thread::Builder::new()
             .name("simulated-model".into())
-            .spawn(move || {
-                runtime.block_on(async {
-                    tokio::select! {
-                        _ = server.run() => {}
-                        _ = stopped => {}
-                    }
-                });
-            })
+            .spawn(move || simulate(clock, &ready, stopped))
             .map_err(|error| format!("no thread for the simulated model: {error}"))?;
-        Ok(Self { url, stop, thread })
+        match is_ready.recv() {
+            Ok(Ok(url)) => Ok(Self { url, stop, thread }),
+            Ok(Err(error)) => Err(format!(
+                "the simulated model can't listen on loopback: {error}"
+            )),
+            Err(_) => Err("the simulated model ended at once".into()),
+        }
     }
 
     fn stop(self) {
@@ -232,4 +223,37 @@ fn bind_error(config: &Config, error: &std::io::Error) -> String {
         }
         _ => format!("the listener can't start: {error}"),
     }
+}
+
+/// The simulated model's thread: says its URL, or why it has none, then serves until told to stop.
+fn simulate(
+    clock: SystemClock,
+    ready: &std::sync::mpsc::SyncSender<std::io::Result<String>>,
+    stopped: tokio::sync::oneshot::Receiver<()>,
+) {
+    let runtime = match tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            let _ = ready.send(Err(error));
+            return;
+        }
+    };
+    runtime.block_on(async {
+        let address = SocketAddr::from(([127, 0, 0, 1], 0));
+        match Server::bind(address, Setup::default(), clock) {
+            Err(error) => {
+                let _ = ready.send(Err(error));
+            }
+            Ok(server) => {
+                let _ = ready.send(Ok(server.url()));
+                tokio::select! {
+                    _ = server.run() => {}
+                    _ = stopped => {}
+                }
+            }
+        }
+    });
 }

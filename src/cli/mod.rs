@@ -2,15 +2,14 @@
 
 pub mod args;
 pub mod check;
-// pub mod daemon;
+pub mod daemon;
 pub mod demo;
 pub mod echo_client;
-
-// pub mod serve;
+pub mod serve;
 pub mod simulate;
 
 use crate::telemetry::log;
-use args::{Cli, Command, ServeArgs, Simulate};
+use args::{Cli, Command, EchoClientArgs, ServeArgs, Simulate};
 use clap::Parser;
 use std::process::ExitCode;
 
@@ -28,10 +27,8 @@ pub fn main() -> ExitCode {
         Some(Command::Simulate(args)) => match args.who {
             Simulate::Model(args) => simulate::model(args),
             Simulate::Carrier(args) => simulate::carrier(args),
-            Simulate::EchoClient(args) => {
-                let _ = args;
-                Ok(ExitCode::SUCCESS)
-            }
+            // Not a simulator: the client code that talks to the model, under test.
+            Simulate::EchoClient(args) => echo_client(args),
         },
     };
     outcome.unwrap_or_else(|sentence| {
@@ -46,6 +43,11 @@ fn serve(args: ServeArgs) -> Outcome {
     config.dev.conformance_echo = args.conformance_echo;
     let _log = log::init(&config.log.level, config.log.json)
         .map_err(|error| format!("the log can't be started: {error}"))?;
-    let _ = config;
+    serve::run(config)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn echo_client(args: EchoClientArgs) -> Outcome {
+    echo_client::run(&args.url, &args.agent, args.cases)?;
     Ok(ExitCode::SUCCESS)
 }

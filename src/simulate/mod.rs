@@ -7,6 +7,7 @@
 //! - [`model`]: the Realtime endpoint. [`model::Model`] is one session, [`model::server`] serves it.
 //! - [`carrier`]: a Twilio media stream. [`carrier::Carrier`] is one call, [`carrier::client`] places it.
 //! - [`link`]: WebSocket messages over any byte stream, for both drivers.
+//! - [`measure`]: what one side sent against what the other received: content, order, delay.
 //! - [`record`]: every event of a session to a file, for an independent judge.
 //!
 //! # The shipped voice
@@ -18,11 +19,15 @@
 pub mod carrier;
 pub mod dice;
 pub mod link;
+pub mod measure;
 pub mod model;
 pub mod record;
 pub mod wav;
 
 use crate::base::time::Mono;
+
+#[cfg(test)]
+mod peers;
 
 /// The shipped caller, a WAV file.
 pub const CALLER_WAV: &[u8] = include_bytes!("audio/caller.wav");

@@ -17,6 +17,7 @@ pub mod inspect;
 pub mod options;
 pub mod playback;
 pub mod sign;
+pub mod webhook;
 
 use self::inspect::{MALFORMED_MESSAGE, Order, UNSUPPORTED_MESSAGE, inspect};
 use self::options::{HangUp, Options};
@@ -133,7 +134,7 @@ impl Carrier {
             account_sid: rng.sid("AC"),
             report: Report {
                 stream_sid: rng.sid("MZ"),
-                call_sid: rng.sid("CA"),
+                call_sid: options.call_sid.clone().unwrap_or_else(|| rng.sid("CA")),
                 ..Report::default()
             },
             timestamp_base: rng.between(21, 99),

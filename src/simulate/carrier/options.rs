@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// How the carrier ends a stream.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, clap::ValueEnum)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum HangUp {
     /// `stop`, then a close frame: the caller hung up, or the call was moved.
     #[default]
@@ -56,6 +56,8 @@ pub struct Options {
     pub hang_up: HangUp,
     /// Seeds the SIDs.
     pub seed: u64,
+    /// The call's id, when a webhook has announced it already.
+    pub call_sid: Option<String>,
     /// `start.customParameters`.
     pub parameters: Vec<(String, String)>,
     /// Keys pressed.
@@ -80,6 +82,7 @@ impl Default for Options {
             duration_max: Duration::from_secs(3600),
             hang_up: HangUp::default(),
             seed: 1,
+            call_sid: None,
             parameters: Vec::new(),
             keys: Vec::new(),
             unknown_mark: false,

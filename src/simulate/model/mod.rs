@@ -81,8 +81,6 @@ pub struct Kept {
     pub appended: Vec<Passed>,
     /// When each turn of the caller ended.
     pub speech_stopped: Vec<Mono>,
-    /// When the session was first configured.
-    pub configured_at: Option<Mono>,
 }
 
 /// One session of the simulated model.
@@ -313,7 +311,6 @@ impl Model {
                     self.vad.reset();
                     self.turn_item = None;
                 }
-                self.kept.configured_at.get_or_insert(self.now.mono);
                 let session = self.session.echo();
                 let latency = self.options.update_latency;
                 self.schedule(latency, "session.updated", json!({"session": session}));

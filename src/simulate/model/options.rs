@@ -4,7 +4,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 /// What the model does with audio.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, clap::ValueEnum)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Mode {
     /// Detects turns and answers each with spoken-like audio and a transcript.
     #[default]
@@ -14,14 +14,12 @@ pub enum Mode {
 }
 
 /// Delta sizes and pace, as seen of two model families.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, clap::ValueEnum)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Profile {
     /// gpt-realtime: 250 ms a delta, four times faster than real time.
     #[default]
-    #[value(name = "250ms")]
     Ms250,
     /// gpt-realtime-2.1-mini: 330 to 400 ms a delta, twelve times faster.
-    #[value(name = "350ms")]
     Ms350,
 }
 

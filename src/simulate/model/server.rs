@@ -10,11 +10,13 @@ use crate::proto::ws::Role;
 use crate::simulate::Passed;
 use crate::simulate::link::{Incoming, Link, read_head};
 use crate::simulate::record::{Direction, Recorder};
+use crate::transport::ServerConfig;
 use crate::transport::clock::SystemClock;
 use crate::transport::roots;
 use crate::transport::stream::Stream;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::io::AsyncWriteExt as _;
@@ -37,10 +39,22 @@ pub struct Seen {
     pub sent: Vec<Passed>,
     /// When each turn of the caller ended.
     pub speech_stopped: Vec<Mono>,
-    /// When the session was first configured.
-    pub configured_at: Option<Mono>,
+    /// When the first `session.updated` was sent.
+    pub ready_at: Option<Mono>,
     /// How the client ended the connection: its close code, `None` without one.
     pub closed: Option<u16>,
+}
+
+/// A server's certificate.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Tls {
+    /// Plain `ws://`.
+    #[default]
+    Off,
+    /// Made on the spot, for `localhost` and the bound address.
+    SelfSigned,
+    /// Chain and key, PEM files.
+    Files(PathBuf, PathBuf),
 }
 
 /// How a server is set up.
@@ -48,8 +62,8 @@ pub struct Seen {
 pub struct Setup {
     /// What every session is told; each gets a seed of its own.
     pub options: Options,
-    /// Speak TLS with a certificate made on the spot.
-    pub tls: bool,
+    /// Speak TLS, and with what.
+    pub tls: Tls,
     /// Writes down every event.
     pub recorder: Option<Recorder>,
     /// Keeps what each session saw, with all audio.
@@ -64,9 +78,9 @@ struct Shared {
 
 /// A bound server. It serves while `run` is polled.
 pub struct Server {
-    listener: TcpListener,
+    listener: std::net::TcpListener,
     address: SocketAddr,
-    tls: Option<Arc<rustls::ServerConfig>>,
+    tls: Option<Arc<ServerConfig>>,
     ca_pem: Option<String>,
     shared: Arc<Shared>,
 }
@@ -90,16 +104,25 @@ impl Sessions {
 
 impl Server {
     /// Binds, and makes a certificate for `localhost` and the address when TLS is asked for.
-    pub async fn bind(address: SocketAddr, setup: Setup, clock: SystemClock) -> io::Result<Self> {
-        let listener = TcpListener::bind(address).await?;
+    pub fn bind(address: SocketAddr, setup: Setup, clock: SystemClock) -> io::Result<Self> {
+        let listener = std::net::TcpListener::bind(address)?;
+        listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
-        let (tls, ca_pem) = if setup.tls {
-            let ip = address.ip().to_string();
-            let (config, pem) = roots::self_signed(&["localhost", &ip])
-                .map_err(|error| io::Error::other(error.0))?;
-            (Some(config), Some(pem))
-        } else {
-            (None, None)
+        let (tls, ca_pem) = match &setup.tls {
+            Tls::Off => (None, None),
+            Tls::SelfSigned => {
+                let ip = address.ip().to_string();
+                let made = roots::self_signed(&["localhost", &ip]);
+                let (config, pem) = made.map_err(|error| io::Error::other(error.0))?;
+                (Some(config), Some(pem))
+            }
+            Tls::Files(cert, key) => {
+                let config = roots::server_config(cert, key);
+                (
+                    Some(config.map_err(|error| io::Error::other(error.0))?),
+                    None,
+                )
+            }
         };
         let shared = Arc::new(Shared {
             setup,
@@ -136,11 +159,12 @@ impl Server {
         Sessions(self.shared.clone())
     }
 
-    /// Accepts until the runtime ends.
-    pub async fn run(self) {
+    /// Accepts until it is dropped. Errs when the runtime can't take the listener.
+    pub async fn run(self) -> io::Result<()> {
+        let listener = TcpListener::from_std(self.listener)?;
         let mut conn = 0;
         loop {
-            match self.listener.accept().await {
+            match listener.accept().await {
                 Ok((tcp, _)) => {
                     conn += 1;
                     let (shared, tls) = (self.shared.clone(), self.tls.clone());
@@ -153,12 +177,7 @@ impl Server {
     }
 }
 
-async fn serve(
-    tcp: TcpStream,
-    tls: Option<Arc<rustls::ServerConfig>>,
-    shared: Arc<Shared>,
-    conn: u64,
-) {
+async fn serve(tcp: TcpStream, tls: Option<Arc<ServerConfig>>, shared: Arc<Shared>, conn: u64) {
     let accepted = tokio::time::timeout(TLS_DEADLINE, Stream::accept(tcp, tls)).await;
     let Ok(Ok(mut stream)) = accepted else {
         return;
@@ -237,7 +256,7 @@ async fn drive(mut link: Link<Stream>, mut model: Model, shared: &Shared, conn: 
                 Output::Text(text) => {
                     record(Direction::Out, text.as_bytes());
                     if shared.setup.keeps_audio {
-                        keep_delta(&mut seen, &text, shared.clock.now().mono);
+                        keep_sent(&mut seen, &text, shared.clock.now().mono);
                     }
                     link.text(&text);
                 }
@@ -297,12 +316,14 @@ async fn drive(mut link: Link<Stream>, mut model: Model, shared: &Shared, conn: 
         counts: kept.counts,
         appended: kept.appended,
         speech_stopped: kept.speech_stopped,
-        configured_at: kept.configured_at,
         ..seen
     }
 }
 
-fn keep_delta(seen: &mut Seen, text: &str, at: Mono) {
+fn keep_sent(seen: &mut Seen, text: &str, at: Mono) {
+    if text.starts_with("{\"type\":\"session.updated\"") {
+        seen.ready_at.get_or_insert(at);
+    }
     let audio = text
         .strip_prefix("{\"type\":\"response.output_audio.delta\"")
         .and_then(|rest| rest.rsplit_once("\"delta\":\""))
@@ -369,10 +390,11 @@ impl Running {
 
 /// Starts a server on a thread of its own.
 pub fn start(address: SocketAddr, setup: Setup, clock: SystemClock) -> io::Result<Running> {
+    let server = Server::bind(address, setup, clock)?;
+    // Made here, so that a machine without descriptors is an error of this call.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let server = runtime.block_on(Server::bind(address, setup, clock))?;
     let (stop, mut stopped) = watch::channel(());
     let running = Running {
         address: server.address(),
@@ -386,7 +408,7 @@ pub fn start(address: SocketAddr, setup: Setup, clock: SystemClock) -> io::Resul
         .spawn(move || {
             runtime.block_on(async {
                 tokio::select! {
-                    () = server.run() => {}
+                    _ = server.run() => {}
                     // The other half is dropped with `Running`.
                     _ = stopped.changed() => {}
                 }
