@@ -24,6 +24,8 @@
 //! with `poll_transmit`, `handle_taken` and `handle_sent` until nothing waits. A dial that comes back after the
 //! end is answered with `Abort(Realtime)`.
 
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod leg;
 #[cfg(test)]
 mod tests;
@@ -234,7 +236,7 @@ impl Session {
             }
             self.call.handle_upstream(outcome, now);
             self.settle(now);
-        } else if outcome.is_ok() {
+        } else if outcome.is_ok() && self.wires.realtime.is_over() {
             // The end has overtaken the dial.
             self.wires.intents.push_back(Intent::Abort(Leg::Realtime));
         }

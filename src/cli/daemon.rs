@@ -49,7 +49,7 @@ impl Daemon {
     ///
     /// Errs with one sentence that says what to do; nothing is left running then but threads that end by themselves.
     pub fn start(mut config: Config, tap: Option<mpsc::Sender<Report>>) -> Result<Self, String> {
-        let prometheus = meter::install()?;
+        let prometheus = meter::install();
         let clock = SystemClock::new();
         let simulated = match config.realtime.simulated {
             true => Some(Simulated::start(clock)?),

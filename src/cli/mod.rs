@@ -9,7 +9,7 @@ pub mod serve;
 pub mod simulate;
 
 use crate::telemetry::log;
-use args::{Cli, Command, ServeArgs, Simulate};
+use args::{Cli, Command, EchoClientArgs, ServeArgs, Simulate};
 use clap::Parser;
 use std::process::ExitCode;
 
@@ -27,9 +27,8 @@ pub fn main() -> ExitCode {
         Some(Command::Simulate(args)) => match args.who {
             Simulate::Model(args) => simulate::model(args),
             Simulate::Carrier(args) => simulate::carrier(args),
-            Simulate::EchoClient(args) => {
-                echo_client::run(&args.url, &args.agent, args.cases).map(|()| ExitCode::SUCCESS)
-            }
+            // Not a simulator: the client code that talks to the model, under test.
+            Simulate::EchoClient(args) => echo_client(args),
         },
     };
     outcome.unwrap_or_else(|sentence| {
@@ -45,5 +44,10 @@ fn serve(args: ServeArgs) -> Outcome {
     let _log = log::init(&config.log.level, config.log.json)
         .map_err(|error| format!("the log can't be started: {error}"))?;
     serve::run(config)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn echo_client(args: EchoClientArgs) -> Outcome {
+    echo_client::run(&args.url, &args.agent, args.cases)?;
     Ok(ExitCode::SUCCESS)
 }

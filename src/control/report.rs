@@ -6,7 +6,7 @@ use crate::base::id::CallId;
 use crate::bus::report::{ReportInbox, ReportSender};
 use crate::call::{Fact, Report};
 use crate::telemetry::log::mask_number;
-use crate::telemetry::name::end_labels;
+use crate::telemetry::name::side;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -50,7 +50,7 @@ impl Calls {
             self.ended.fetch_add(1, Ordering::Relaxed);
             let last = LastEnded {
                 call_id: report.call_id,
-                reason: end_labels(*reason).0,
+                reason: reason.label(),
                 at_unix_ms: report.at.unix_ms,
             };
             *self
@@ -92,11 +92,10 @@ fn log(report: &Report) {
             tracing::info!(call, session_id, "model session ready");
         }
         Fact::Ended { reason, stats } => {
-            let (reason, side) = end_labels(*reason);
             tracing::info!(
                 call,
-                reason,
-                side,
+                reason = reason.label(),
+                side = side(reason.side()),
                 inbound_frames = stats.inbound_frames,
                 outbound_frames = stats.outbound_frames,
                 filled_bytes = stats.filled_bytes,

@@ -7,14 +7,14 @@ use super::Shared;
 use super::error::{ApiError, of_status};
 use super::{status, stream, webhook};
 use crate::base::route::STREAM_ALIASES;
+use crate::telemetry::http_meter;
 use crate::telemetry::log::HTTP;
-use crate::telemetry::name::HTTP_REQUESTS;
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{MatchedPath, Request, State};
+use axum::extract::{MatchedPath, Request};
 use axum::http::header::{ALLOW, HeaderName};
 use axum::http::{HeaderValue, Method, StatusCode};
-use axum::middleware::{Next, from_fn_with_state};
+use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get};
 use std::any::Any;
@@ -115,7 +115,7 @@ pub fn main(shared: Arc<Shared>) -> Router {
     for alias in STREAM_ALIASES {
         router = router.route(alias.pattern, get(stream::get).post(stream::post));
     }
-    wrap(router.fallback(stream::fallback), shared)
+    wrap(router.fallback(stream::fallback), shared, REQUEST_DEADLINE)
 }
 
 /// Health and metrics only, for the admin listener.
@@ -127,7 +127,7 @@ pub fn admin(shared: Arc<Shared>) -> Router {
         .route("/metrics", get(status::metrics))
         .route("/api/routes", get(status::routes))
         .fallback(async || of_status(StatusCode::NOT_FOUND));
-    wrap(router, shared)
+    wrap(router, shared, REQUEST_DEADLINE)
 }
 
 fn serve(serve: Serve) -> MethodRouter<Arc<Shared>> {
@@ -149,13 +149,17 @@ fn serve(serve: Serve) -> MethodRouter<Arc<Shared>> {
     }
 }
 
-fn wrap(router: Router<Arc<Shared>>, shared: Arc<Shared>) -> Router {
+fn wrap(router: Router<Arc<Shared>>, shared: Arc<Shared>, deadline: Duration) -> Router {
+    let finish = {
+        let shared = shared.clone();
+        from_fn(move |request, next| finish(shared.clone(), deadline, request, next))
+    };
     router
         .layer(CatchPanicLayer::custom(|panic: Box<dyn Any + Send>| {
             log_panic(panic.as_ref());
             of_status(StatusCode::INTERNAL_SERVER_ERROR).into_response()
         }))
-        .layer(from_fn_with_state(shared.clone(), finish))
+        .layer(finish)
         .with_state(shared)
 }
 
@@ -169,7 +173,7 @@ fn log_panic(panic: &(dyn Any + Send)) {
 }
 
 /// The outermost layer.
-async fn finish(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
+async fn finish(shared: Arc<Shared>, deadline: Duration, request: Request, next: Next) -> Response {
     let id = request_id(&shared, &request);
     let method = request.method().clone();
     let route = request
@@ -177,7 +181,7 @@ async fn finish(State(shared): State<Arc<Shared>>, request: Request, next: Next)
         .get::<MatchedPath>()
         .map_or_else(|| "unmatched".to_owned(), |path| path.as_str().to_owned());
     let begun = shared.now().mono;
-    let mut response = match tokio::time::timeout(REQUEST_DEADLINE, next.run(request)).await {
+    let mut response = match tokio::time::timeout(deadline, next.run(request)).await {
         Ok(response) => response,
         Err(_) => {
             // The body may still be coming: the connection can't be used again.
@@ -210,8 +214,7 @@ async fn finish(State(shared): State<Arc<Shared>>, request: Request, next: Next)
     }
     let micros = shared.now().mono.since(begun).as_micros() as u64;
     tracing::info!(target: HTTP, id, method = label(&method), route, status, micros, "request");
-    metrics::counter!(HTTP_REQUESTS, "route" => route, "method" => label(&method), "status" => status.to_string())
-        .increment(1);
+    http_meter::request(route, label(&method), status);
     response
 }
 
@@ -243,5 +246,65 @@ fn label(method: &Method) -> &'static str {
         Method::DELETE => "DELETE",
         Method::OPTIONS => "OPTIONS",
         _ => "other",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::tests::shared;
+    use axum::body::to_bytes;
+    use axum::http::Request as HttpRequest;
+    use tower::ServiceExt as _;
+
+    async fn ask(router: Router, path: &str) -> (StatusCode, serde_json::Value, Response<()>) {
+        let request = HttpRequest::get(path)
+            .header("host", "localhost")
+            .body(Body::empty())
+            .expect("a request");
+        let response = router.oneshot(request).await.expect("infallible");
+        let (parts, body) = response.into_parts();
+        let body = to_bytes(body, 1 << 20).await.expect("short");
+        let json = serde_json::from_slice(&body).unwrap_or_default();
+        (parts.status, json, Response::from_parts(parts, ()))
+    }
+
+    #[tokio::test]
+    async fn a_panic_in_a_handler_is_a_500_of_the_one_shape() {
+        let boom = get(async || -> &'static str { panic!("planted") });
+        let router = wrap(
+            Router::new().route("/boom", boom),
+            shared(),
+            REQUEST_DEADLINE,
+        );
+        let (status, json, response) = ask(router, "/boom").await;
+        assert_eq!(status, StatusCode::INTERNAL_SERVER_ERROR);
+        assert_eq!(json["error"]["code"], "internal");
+        let id = response.headers()["x-request-id"].to_str().expect("text");
+        assert_eq!(json["error"]["requestId"], id);
+    }
+
+    #[tokio::test]
+    async fn a_request_that_takes_too_long_is_a_408_and_the_end_of_the_connection() {
+        let never = get(async || std::future::pending::<&'static str>().await);
+        let router = wrap(
+            Router::new().route("/never", never),
+            shared(),
+            Duration::ZERO,
+        );
+        let (status, json, response) = ask(router, "/never").await;
+        assert_eq!(status, StatusCode::REQUEST_TIMEOUT);
+        assert_eq!(json["error"]["code"], "timeout");
+        assert_eq!(response.headers()["connection"], "close");
+    }
+
+    #[tokio::test]
+    async fn every_path_of_the_table_is_served_and_no_stream_path_collides() {
+        // Axum panics on a path that is there twice or overlaps; the table is what is served.
+        let router = main(shared());
+        for route in ROUTES {
+            let (status, _, _) = ask(router.clone(), route.path).await;
+            assert_ne!(status, StatusCode::NOT_FOUND, "{}", route.path);
+        }
     }
 }

@@ -180,10 +180,9 @@ fn established(upgraded: Upgraded) -> Option<Established> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proto::http::head::{Parsed, parse_request};
 
     #[test]
-    fn the_head_for_the_desk_parses_back() {
+    fn the_head_for_the_desk_is_the_client_s() {
         let request = axum::http::Request::builder()
             .uri("/media-stream/CA1?token=x%20y")
             .header("host", "a.example")
@@ -193,17 +192,12 @@ mod tests {
             .body(())
             .expect("a request");
         assert!(is_upgrade(request.headers()));
-        let head = write_head(&request);
-        match parse_request(&head).expect("a head") {
-            Parsed::Complete { head: parsed, len } => {
-                assert_eq!(len, head.len());
-                assert_eq!(parsed.method, "GET");
-                assert_eq!(parsed.target, "/media-stream/CA1?token=x%20y");
-                assert_eq!(parsed.minor_version, 1);
-                assert_eq!(parsed.headers.first("X-Twilio-Signature"), Some("abc="));
-            }
-            Parsed::Partial => panic!("cut"),
-        }
+        let head = String::from_utf8(write_head(&request)).expect("text");
+        let lines: Vec<_> = head.split("\r\n").collect();
+        assert_eq!(lines[0], "GET /media-stream/CA1?token=x%20y HTTP/1.1");
+        assert!(lines.contains(&"x-twilio-signature: abc="));
+        assert_eq!(lines.len(), 7, "four headers and the empty line");
+        assert_eq!(lines[5..], ["", ""]);
     }
 
     #[test]

@@ -4,7 +4,7 @@
 
 use super::name;
 use crate::base::id::WorkerId;
-use crate::call::{EndReason, Stats};
+use crate::call::{Drop, EndReason, Stats};
 use metrics::{Counter, Gauge, Label};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use std::sync::OnceLock;
@@ -139,16 +139,18 @@ const WORKER_GAUGES: &[Total<WorkerStats>] = &[
 ];
 
 /// Makes the recorder for the whole process and describes every metric. Where one was made before (a second
-/// daemon in one process), that one is used. Errs when somebody else's recorder is in the way.
-pub fn install() -> Result<PrometheusHandle, String> {
-    static HANDLE: OnceLock<Result<PrometheusHandle, String>> = OnceLock::new();
+/// daemon in one process), that one is used.
+pub fn install() -> PrometheusHandle {
+    static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
     let install = || {
         let recorder = PrometheusBuilder::new().build_recorder();
         let handle = recorder.handle();
-        metrics::set_global_recorder(recorder)
-            .map_err(|error| format!("metrics can't be recorded: {error}"))?;
+        // Only somebody else's recorder can be in the way: then ours stays empty, and calls go on.
+        if metrics::set_global_recorder(recorder).is_err() {
+            tracing::error!("metrics go to another recorder of this process");
+        }
         describe();
-        Ok(handle)
+        handle
     };
     HANDLE.get_or_init(install).clone()
 }
@@ -204,14 +206,9 @@ impl WorkerMeter {
                 .iter()
                 .map(|(n, l, _)| counter(n, l))
                 .collect(),
-            drops: name::DROPS
+            drops: Drop::ALL
                 .iter()
-                .map(|drop| {
-                    counter(
-                        name::MESSAGES_DROPPED,
-                        &[("reason", name::drop_reason(*drop))],
-                    )
-                })
+                .map(|drop| counter(name::MESSAGES_DROPPED, &[("reason", drop.label())]))
                 .collect(),
             totals: WORKER_TOTALS
                 .iter()
@@ -224,10 +221,15 @@ impl WorkerMeter {
             ended: name::END_REASONS
                 .iter()
                 .map(|reason| {
-                    let (why, side) = name::end_labels(*reason);
                     (
                         *reason,
-                        counter(name::CALLS_ENDED, &[("reason", why), ("side", side)]),
+                        counter(
+                            name::CALLS_ENDED,
+                            &[
+                                ("reason", reason.label()),
+                                ("side", name::side(reason.side())),
+                            ],
+                        ),
                     )
                 })
                 .collect(),
@@ -261,7 +263,6 @@ impl WorkerMeter {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::call::Drop;
 
     fn rendered(with: impl FnOnce()) -> String {
         let recorder = PrometheusBuilder::new().build_recorder();

@@ -1,8 +1,7 @@
 //! Every metric name and label value, once. Prometheus conventions: the prefix `voxrelay_`, the unit in the
 //! name, `_total` on counters, labels from fixed sets only.
 
-use crate::call::fact::DROP_REASONS;
-use crate::call::{Drop, EndReason, Side};
+use crate::call::{EndReason, Side};
 
 /// WebSocket messages by `leg` and `way`.
 pub const MESSAGES: &str = "voxrelay_messages_total";
@@ -112,42 +111,6 @@ pub const GAUGES: &[(&str, &str)] = &[
     (START_TIME, "When the process started, seconds since 1970"),
 ];
 
-/// Every reason to drop a message, in the order of `Stats::drops`.
-pub const DROPS: [Drop; DROP_REASONS] = [
-    Drop::EarlyAudio,
-    Drop::BeforeStart,
-    Drop::ForeignStream,
-    Drop::SecondStart,
-    Drop::Malformed,
-    Drop::BadBase64,
-    Drop::Binary,
-    Drop::UnknownEvent,
-    Drop::OutboundTrack,
-    Drop::NoStream,
-    Drop::OutboxFull,
-    Drop::UnknownMark,
-    Drop::GapTooLong,
-];
-
-/// The `reason` label of a drop.
-pub const fn drop_reason(drop: Drop) -> &'static str {
-    match drop {
-        Drop::EarlyAudio => "early_audio",
-        Drop::BeforeStart => "before_start",
-        Drop::ForeignStream => "foreign_stream",
-        Drop::SecondStart => "second_start",
-        Drop::Malformed => "malformed",
-        Drop::BadBase64 => "bad_base64",
-        Drop::Binary => "binary",
-        Drop::UnknownEvent => "unknown_event",
-        Drop::OutboundTrack => "outbound_track",
-        Drop::NoStream => "no_stream",
-        Drop::OutboxFull => "outbox_full",
-        Drop::UnknownMark => "unknown_mark",
-        Drop::GapTooLong => "gap_too_long",
-    }
-}
-
 /// Every way a call can end.
 pub const END_REASONS: &[EndReason] = &[
     EndReason::CallerHungUp,
@@ -167,28 +130,8 @@ pub const END_REASONS: &[EndReason] = &[
     EndReason::Internal,
 ];
 
-/// The `reason` and `side` labels of an end.
-pub const fn end_labels(reason: EndReason) -> (&'static str, &'static str) {
-    match reason {
-        EndReason::CallerHungUp => ("caller_hung_up", side(Side::Carrier)),
-        EndReason::CarrierLost => ("carrier_lost", side(Side::Carrier)),
-        EndReason::CarrierStalled => ("carrier_stalled", side(Side::Carrier)),
-        EndReason::CarrierProtocol => ("carrier_protocol", side(Side::Carrier)),
-        EndReason::StartTimeout => ("start_timeout", side(Side::Carrier)),
-        EndReason::UnsupportedMedia => ("unsupported_media", side(Side::Carrier)),
-        EndReason::NotAuthorized => ("not_authorized", side(Side::Carrier)),
-        EndReason::RealtimeUnavailable => ("realtime_unavailable", side(Side::Realtime)),
-        EndReason::RealtimeSetup => ("realtime_setup", side(Side::Realtime)),
-        EndReason::RealtimeLost => ("realtime_lost", side(Side::Realtime)),
-        EndReason::RealtimeStalled => ("realtime_stalled", side(Side::Realtime)),
-        EndReason::RealtimeProtocol => ("realtime_protocol", side(Side::Realtime)),
-        EndReason::HungUpByOperator => ("hung_up_by_operator", side(Side::Local)),
-        EndReason::Drained => ("drained", side(Side::Local)),
-        EndReason::Internal => ("internal", side(Side::Local)),
-    }
-}
-
-const fn side(side: Side) -> &'static str {
+/// The `side` label of an end.
+pub const fn side(side: Side) -> &'static str {
     match side {
         Side::Carrier => "carrier",
         Side::Realtime => "realtime",
@@ -210,14 +153,5 @@ mod tests {
         }
         assert!(COUNTERS.iter().all(|(name, _)| name.ends_with("_total")));
         assert!(!GAUGES.iter().any(|(name, _)| name.ends_with("_total")));
-    }
-
-    #[test]
-    fn drops_stand_at_their_own_index_with_labels_of_their_own() {
-        let mut seen = BTreeSet::new();
-        for (index, drop) in DROPS.into_iter().enumerate() {
-            assert_eq!(drop as usize, index);
-            assert!(seen.insert(drop_reason(drop)));
-        }
     }
 }

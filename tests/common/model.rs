@@ -5,6 +5,8 @@ use super::tls::Identity;
 use super::{BoxIo, within};
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
+use std::io::Write as _;
+use std::sync::atomic::{AtomicU32, Ordering};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -144,6 +146,18 @@ pub struct Connection {
     pub headers: Vec<(String, String)>,
     /// Items made so far, for unique ids.
     items: usize,
+    recording: Option<std::fs::File>,
+}
+
+/// With `REALTIME_RECORD_DIR` set, every event from the relay is kept there as JSON lines, a file a connection, for
+/// a judge that somebody else wrote. What this endpoint sends is broken on purpose and not kept.
+fn recording() -> Option<std::fs::File> {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let folder = std::env::var_os("REALTIME_RECORD_DIR")?;
+    let n = NEXT.fetch_add(1, Ordering::Relaxed);
+    let name = format!("{}-{n}.jsonl", std::process::id());
+    let path = std::path::Path::new(&folder).join(name);
+    Some(std::fs::File::create(path).expect("REALTIME_RECORD_DIR is a folder"))
 }
 
 impl Connection {
@@ -171,6 +185,7 @@ impl Connection {
             target,
             headers,
             items: 0,
+            recording: recording(),
         })
     }
 
@@ -277,7 +292,11 @@ impl Connection {
             loop {
                 match self.ws.next().await {
                     Some(Ok(Message::Text(text))) => {
-                        return Got::Event(serde_json::from_str(&text).expect("valid JSON"));
+                        let event: Value = serde_json::from_str(&text).expect("valid JSON");
+                        if let Some(file) = &mut self.recording {
+                            writeln!(file, r#"{{"conn":1,"dir":"in","event":{text}}}"#).expect("write");
+                        }
+                        return Got::Event(event);
                     }
                     Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
                     Some(Ok(Message::Close(frame))) => {

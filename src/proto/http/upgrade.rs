@@ -87,7 +87,7 @@ pub struct Accept {
 impl Accept {
     /// The `Sec-WebSocket-Accept` value that answers this request.
     pub fn value(&self) -> String {
-        accept_value(&self.key)
+        accept_value(self.key)
     }
 }
 

@@ -67,9 +67,9 @@ fn loopback_config() -> Config {
     }
 }
 
-struct Fd(RawFd);
+struct Wake(RawFd);
 
-impl AsRawFd for Fd {
+impl AsRawFd for Wake {
     fn as_raw_fd(&self) -> RawFd {
         self.0
     }
@@ -77,16 +77,16 @@ impl AsRawFd for Fd {
 
 /// A worker's end of its queue.
 struct Worker {
-    wake: AsyncFd<Fd>,
+    wake: AsyncFd<Wake>,
     inbox: WorkerInbox,
 }
 
 impl Worker {
     fn new(inbox: WorkerInbox) -> Self {
-        Self {
-            wake: AsyncFd::new(Fd(inbox.wake_fd())).unwrap(),
-            inbox,
-        }
+        // The safe form is deprecated for not tying the descriptor's life to ours; here both are fields of one value.
+        #[allow(deprecated)]
+        let wake = AsyncFd::new(Wake(inbox.wake_fd())).unwrap();
+        Self { wake, inbox }
     }
 
     async fn next(&self) -> ToWorker {
@@ -94,9 +94,9 @@ impl Worker {
             if let Some(order) = self.inbox.next() {
                 return order;
             }
-            // The eventfd is never read here: once rung it stays readable, which only makes this poll.
-            let _ = self.wake.readable().await.unwrap();
-            tokio::task::yield_now().await;
+            let mut rung = self.wake.readable().await.unwrap();
+            rung.clear_ready();
+            self.inbox.clear();
         }
     }
 

@@ -141,10 +141,6 @@ pub(super) fn delta(item: &str, payload: &str) -> String {
     )
 }
 
-pub(super) fn append(payload: &str) -> String {
-    format!(r#"{{"type":"input_audio_buffer.append","audio":"{payload}"}}"#)
-}
-
 impl Pair {
     pub(super) fn new() -> Self {
         Self::with(setup())
@@ -190,6 +186,7 @@ impl Pair {
     }
 
     pub(super) fn connect(&mut self) {
+        self.dials = 0;
         self.model.socket_open = true;
         self.session.handle_upstream(Ok(()), now(self.at_ms));
         self.pump();

@@ -265,7 +265,9 @@ fn unknown_events_and_fields_are_counted_and_never_fatal() {
         ));
     }
     assert_eq!(pair.dropped(Drop::UnknownEvent), 200);
-    pair.model(r#"{"type":"input_audio_buffer.speech_stopped","audio_end_ms":900,"mood":"good"}"#);
+    let text = delta("item_1", "AAAA").replace(r#""delta":"#, r#""mood":"good","delta":"#);
+    pair.model(&text);
+    assert_eq!(pair.session.stats().outbound_frames_sent, 1);
     assert_eq!(pair.session.stats().unknown_fields, 1);
     assert_eq!(pair.reason(), None);
 }
