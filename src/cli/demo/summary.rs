@@ -3,7 +3,7 @@
 use super::Evidence;
 use crate::base::time::Mono;
 use crate::call::{EndReason, Stats};
-use crate::simulate::measure::{Direction, compare, first_audio};
+use crate::simulate::measure::{Direction, compare, first_audio, overlaps};
 use std::time::Duration;
 
 /// One named check.
@@ -29,7 +29,11 @@ pub(super) fn print(evidence: &Evidence) -> bool {
     let stats = end.as_ref().map(|(_, stats)| stats.as_ref());
 
     println!("\nOne call, simulated at both ends");
-    println!("  turns           {}", model.speech_stopped.len());
+    println!(
+        "  turns           {}, {} of them begun while an answer still played",
+        model.speech_stopped.len(),
+        overlaps(&model.speech_started, &carrier.received)
+    );
     for (turn, latency) in latencies.iter().enumerate() {
         let text = match latency {
             Some(latency) => format!("{} ms", latency.as_millis()),
