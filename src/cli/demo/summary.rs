@@ -119,6 +119,7 @@ fn checks(
     answered: usize,
 ) -> Vec<Check> {
     let Evidence {
+        turns_min,
         carrier,
         violation,
         model,
@@ -150,8 +151,8 @@ fn checks(
     );
     check("and in order", outbound.is_in_order, String::new());
     check(
-        "at least three turns, each answered",
-        model.speech_stopped.len() >= 3 && answered >= 3,
+        "every turn of the caller was heard and answered",
+        answered >= *turns_min && answered == model.speech_stopped.len(),
         format!("{} turns, {answered} answered", model.speech_stopped.len()),
     );
     check(
