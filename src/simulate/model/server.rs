@@ -37,6 +37,8 @@ pub struct Seen {
     pub appended: Vec<Passed>,
     /// Deltas, when audio is kept.
     pub sent: Vec<Passed>,
+    /// When each turn of the caller began.
+    pub speech_started: Vec<Mono>,
     /// When each turn of the caller ended.
     pub speech_stopped: Vec<Mono>,
     /// When the first `session.updated` was sent.
@@ -315,6 +317,7 @@ async fn drive(mut link: Link<Stream>, mut model: Model, shared: &Shared, conn: 
     Seen {
         counts: kept.counts,
         appended: kept.appended,
+        speech_started: kept.speech_started,
         speech_stopped: kept.speech_stopped,
         ..seen
     }
