@@ -1,5 +1,5 @@
 //! A minute of a call through a whole `Session`, with a counting allocator: once the call is set up and warm, nothing
-//! that is relayed, marked, filled or kept alive allocates.
+//! that is relayed, marked, filled or kept alive allocates, and what a call holds stays within its budget.
 //!
 //! The test plays the carrier (20 ms frames, a lost one now and then, marks returned, pongs) and the model (answers in
 //! deltas of 250 ms, faster than real time, turns). Only calls into the session are counted. TLS is not in it, and
@@ -21,26 +21,33 @@ struct Counting;
 thread_local! {
     /// Allocations of this thread. `const` and without a destructor, so that the allocator may touch it at any time.
     static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
+    /// Bytes allocated less bytes freed.
+    static HELD: Cell<i64> = const { Cell::new(0) };
 }
 
-fn count() {
-    ALLOCATIONS.with(|n| n.set(n.get() + 1));
+/// What a call may hold between frames: goal for all of the core's part, both outboxes and decoders included.
+const CALL_BYTES_MAX: i64 = 24 * 1024;
+
+fn count(allocated: usize, freed: usize) {
+    ALLOCATIONS.with(|n| n.set(n.get() + u64::from(allocated > 0)));
+    HELD.with(|n| n.set(n.get() + allocated as i64 - freed as i64));
 }
 
 #[allow(unsafe_code)] // an allocator is unsafe by its trait
 // SAFETY: every call goes to `System` unchanged; counting neither allocates nor unwinds.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count();
+        count(layout.size(), 0);
         // SAFETY: the caller's promises are `System`'s demands.
         unsafe { System.alloc(layout) }
     }
     unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+        count(0, layout.size());
         // SAFETY: as above.
         unsafe { System.dealloc(at, layout) }
     }
     unsafe fn realloc(&self, at: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        count();
+        count(size, layout.size());
         // SAFETY: as above.
         unsafe { System.realloc(at, layout, size) }
     }
@@ -56,6 +63,7 @@ struct Bench {
     session: Session,
     ms: u64,
     allocated: u64,
+    held: i64,
     sent: [u64; 2],
     /// Marks that the carrier has to return.
     marks: Vec<String>,
@@ -72,9 +80,10 @@ impl Bench {
 
     fn counted<T>(&mut self, f: impl FnOnce(&mut Session, Now) -> T) -> T {
         let now = self.now();
-        let before = ALLOCATIONS.with(Cell::get);
+        let (before, held) = (ALLOCATIONS.with(Cell::get), HELD.with(Cell::get));
         let result = f(&mut self.session, now);
         self.allocated += ALLOCATIONS.with(Cell::get) - before;
+        self.held += HELD.with(Cell::get) - held;
         result
     }
 
@@ -204,6 +213,7 @@ fn a_minute_of_a_call_allocates_nothing() {
         ),
         ms: 0,
         allocated: 0,
+        held: 0,
         sent: [0; 2],
         marks: Vec::new(),
         ended: false,
@@ -234,6 +244,17 @@ fn a_minute_of_a_call_allocates_nothing() {
         bench.step(n);
     }
     assert_eq!(bench.allocated - before, 0, "allocations in a minute");
+
+    let size = std::mem::size_of::<Session>() as i64;
+    println!(
+        "a call holds {size} bytes itself and about {} on the heap",
+        bench.held
+    );
+    assert!(
+        size + bench.held <= CALL_BYTES_MAX,
+        "{size} + {}",
+        bench.held
+    );
 
     // It was a call: both directions carried audio, gaps were filled, marks came back, and it is still alive.
     assert!(!bench.ended);

@@ -289,10 +289,6 @@ impl Call {
             self.end(EndReason::NotAuthorized);
         }
     }
-
-    fn note(&mut self, text: String) {
-        self.facts.push_back(Fact::Note { text });
-    }
 }
 
 /// Whether a stream's audio is PCMU as we relay it. Compatible carriers spell it differently.

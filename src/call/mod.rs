@@ -67,8 +67,8 @@ pub enum LegEnd<'a> {
     Lost,
     /// It does not take what we send.
     Stalled,
-    /// It broke the WebSocket protocol; the code to close it with.
-    Protocol(u16),
+    /// It broke the protocol: the code to close it with, and a bounded label of what it did.
+    Protocol(u16, &'static str),
 }
 
 /// What a call wants done beside its messages.
@@ -181,7 +181,7 @@ impl Call {
         *count += 1;
         if *count >= limit::MALFORMED_MAX {
             // RFC 6455 section 7.4.1: data not consistent with the type of the message.
-            self.handle_leg_end(leg, LegEnd::Protocol(1007));
+            self.handle_leg_end(leg, LegEnd::Protocol(1007, "malformed"));
         }
     }
 
@@ -203,7 +203,7 @@ impl Call {
         match outcome {
             Ok(()) => self.enter(Phase::Opening),
             Err(text) => {
-                self.facts.push_back(Fact::Note { text });
+                self.note(text);
                 self.end(EndReason::RealtimeUnavailable);
             }
         }
@@ -215,7 +215,7 @@ impl Call {
             (Leg::Carrier, LegEnd::CloseFrame(..) | LegEnd::Eof) => EndReason::CallerHungUp,
             (Leg::Carrier, LegEnd::Lost) => EndReason::CarrierLost,
             (Leg::Carrier, LegEnd::Stalled) => EndReason::CarrierStalled,
-            (Leg::Carrier, LegEnd::Protocol(_)) => EndReason::CarrierProtocol,
+            (Leg::Carrier, LegEnd::Protocol(..)) => EndReason::CarrierProtocol,
             (Leg::Realtime, LegEnd::CloseFrame(..) | LegEnd::Eof | LegEnd::Lost) => {
                 if self.phase == Phase::Ready {
                     EndReason::RealtimeLost
@@ -224,7 +224,7 @@ impl Call {
                 }
             }
             (Leg::Realtime, LegEnd::Stalled) => EndReason::RealtimeStalled,
-            (Leg::Realtime, LegEnd::Protocol(_)) => EndReason::RealtimeProtocol,
+            (Leg::Realtime, LegEnd::Protocol(..)) => EndReason::RealtimeProtocol,
         };
         if let (Leg::Realtime, LegEnd::CloseFrame(code, text)) = (leg, how)
             && !self.phase.is_ended()
@@ -235,11 +235,18 @@ impl Call {
                 message: text.to_owned(),
             });
         }
-        self.end(reason);
-        if let (LegEnd::Protocol(code), Some((carrier, realtime))) = (how, &mut self.close) {
-            match leg {
-                Leg::Carrier => *carrier = code,
-                Leg::Realtime => *realtime = code,
+        let LegEnd::Protocol(code, label) = how else {
+            self.end(reason);
+            return;
+        };
+        if !self.phase.is_ended() {
+            self.note(format!("{leg:?}: {label}, closed with {code}."));
+            self.end(reason);
+            if let Some((carrier, realtime)) = &mut self.close {
+                *(match leg {
+                    Leg::Carrier => carrier,
+                    Leg::Realtime => realtime,
+                }) = code;
             }
         }
     }
@@ -307,6 +314,10 @@ impl Call {
     /// Caller audio held for the model now, PCMU bytes.
     pub fn held_bytes(&self) -> u64 {
         self.early.as_ref().map_or(0, |early| early.frame_bytes())
+    }
+
+    fn note(&mut self, text: String) {
+        self.facts.push_back(Fact::Note { text });
     }
 
     fn enter(&mut self, next: Phase) {

@@ -170,12 +170,10 @@ impl Call {
                     .collect()
             };
             let (input, output) = (name(&echo.input_format), name(&echo.output_format));
-            self.facts.push_back(Fact::Note {
-                text: format!(
-                    "The model confirmed audio formats {input:?} in and {output:?} out; \
-                     audio/pcmu is needed both ways."
-                ),
-            });
+            self.note(format!(
+                "The model confirmed audio formats {input:?} in and {output:?} out; \
+                 audio/pcmu is needed both ways."
+            ));
             self.end(EndReason::RealtimeSetup);
             return;
         }

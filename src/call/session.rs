@@ -166,7 +166,8 @@ impl Session {
             Ok((used, None)) => return Some((used, false)),
             Ok((used, Some(message))) => (used, message),
             Err(violation) => {
-                call.handle_leg_end(leg, LegEnd::Protocol(violation.close_code()));
+                let how = LegEnd::Protocol(violation.close_code(), violation.label());
+                call.handle_leg_end(leg, how);
                 return None;
             }
         };

@@ -357,7 +357,7 @@ impl Pair {
             stats.outbound_bytes_sent + stats.outbound_bytes_dropped
         );
         if let Some((_, last)) = self.end() {
-            assert_eq!(&**last, stats, "counted after the end");
+            assert_eq!(last, stats, "counted after the end");
             assert_eq!(self.session.held_bytes(), 0);
         }
         if self.session.is_finished() {
@@ -367,9 +367,9 @@ impl Pair {
     }
 
     /// How it ended.
-    pub(super) fn end(&self) -> Option<(EndReason, &Box<Stats>)> {
+    pub(super) fn end(&self) -> Option<(EndReason, &Stats)> {
         self.facts.iter().find_map(|fact| match fact {
-            Fact::Ended { reason, stats } => Some((*reason, stats)),
+            Fact::Ended { reason, stats } => Some((*reason, &**stats)),
             _ => None,
         })
     }
