@@ -13,6 +13,7 @@ use crate::config::Secret;
 use crate::proto::http::head::{HeadError, Parsed, parse_response};
 use crate::proto::http::upgrade::{ResponseError, check_response, write_request};
 use crate::proto::realtime::endpoint::{self, Endpoint};
+use crate::telemetry::log::brief;
 use crate::transport::tls::Tls;
 use crate::transport::{ClientConfig, Established, ServerName};
 use std::fmt;
@@ -422,9 +423,12 @@ async fn attempts(desk: &Desk, call_id: CallId) -> Result<Established, DialError
             .map(|ms| next_delay(*ms, &error, other_key));
         let retry = delay
             .filter(|delay| (other_key || error.may_retry()) && Instant::now() + *delay < deadline);
+        // The endpoint has a say in what is wrong with it: its certificate, its code.
+        let sentence = error.to_string();
         tracing::warn!(
             call_id = %call_id, attempt, host = desk.endpoint.host, cause = error.label(),
-            key = key.map(|i| i + 1), retry = retry.is_some(), "upstream attempt failed: {error}"
+            key = key.map(|i| i + 1), retry = retry.is_some(), error = &*brief(&sentence),
+            "upstream attempt failed"
         );
         match retry {
             Some(delay) => wait = delay,
