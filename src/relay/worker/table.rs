@@ -82,6 +82,15 @@ impl Driver {
         }
     }
 
+    /// Bytes kept inside for a message in fragments.
+    pub(super) fn held_bytes(&self, leg: Leg) -> usize {
+        match self {
+            Self::Call(session) => session.fragment_bytes(leg),
+            Self::Echo(echo) => echo.fragment_bytes(),
+            _ => 0,
+        }
+    }
+
     pub(super) fn poll_intent(&mut self) -> Option<Intent> {
         match self {
             Self::Call(session) => session.poll_intent(),
