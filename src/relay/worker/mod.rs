@@ -27,7 +27,7 @@ mod tests;
 use crate::base::id::{CallId, SlotKey, WorkerId};
 use crate::base::limit;
 use crate::base::time::Clock;
-use crate::bus::command::{DeskSender, ToWorker, WorkerInbox};
+use crate::bus::command::{DeskSender, ToDesk, ToWorker, WorkerInbox};
 use crate::bus::report::ReportSender;
 use crate::call::session::{Closed, Session};
 use crate::call::{Leg, Stats};
@@ -390,10 +390,14 @@ impl Worker {
                 Self::touch(&mut self.touched, life);
             }
             ToWorker::Upstream { slot, outcome } => {
-                // The call may have ended while the desk dialled: then the connection is dropped here, and so closed.
-                let Some(life) = self.table.find(slot) else {
+                // The call may have ended while the desk dialled: then the desk closes the leg, in order.
+                let Some(life) = self.table.find(slot).filter(|life| !life.reported_end) else {
+                    if let Ok(upstream) = outcome {
+                        self.shared.tell_desk(ToDesk::Discard { upstream });
+                    }
                     return;
                 };
+                life.dialling = false;
                 let (answer, connection) = match outcome {
                     Ok(connection) => (Ok(()), Some(connection)),
                     Err(why) => (Err(why), None),

@@ -160,6 +160,7 @@ impl Shared {
         while let Some(intent) = life.driver.poll_intent() {
             match intent {
                 Intent::Dial => {
+                    life.dialling = true;
                     let order = ToDesk::Dial {
                         worker: self.id,
                         slot: life.key,
@@ -297,6 +298,13 @@ impl Shared {
     pub(super) fn report(&mut self, life: &mut Life) {
         while let Some(fact) = life.driver.poll_fact() {
             self.send_report(life.call_id, fact, &mut life.reported_end);
+        }
+        // Nobody waits for the model any more.
+        if life.reported_end && std::mem::take(&mut life.dialling) {
+            self.tell_desk(ToDesk::CancelDial {
+                worker: self.id,
+                slot: life.key,
+            });
         }
     }
 

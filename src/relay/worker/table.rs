@@ -144,6 +144,8 @@ pub(super) struct Life {
     pub(super) touched: bool,
     /// `Fact::Ended` went out.
     pub(super) reported_end: bool,
+    /// The desk has been told to dial and has not answered.
+    pub(super) dialling: bool,
 }
 
 #[derive(Debug, Default)]
@@ -179,6 +181,7 @@ impl Table {
             armed: None,
             touched: false,
             reported_end: false,
+            dialling: false,
         }))
     }
 

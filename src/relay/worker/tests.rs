@@ -18,7 +18,7 @@ use tokio::sync::oneshot;
 struct Fixture {
     orders: WorkerSender,
     _reports: ReportInbox,
-    _desk: crate::bus::command::DeskInbox,
+    desk: crate::bus::command::DeskInbox,
     thread: JoinHandle<()>,
 }
 
@@ -39,7 +39,7 @@ impl Fixture {
         Self {
             orders,
             _reports: report_inbox,
-            _desk: desk_inbox,
+            desk: desk_inbox,
             thread,
         }
     }
@@ -295,4 +295,59 @@ fn a_flood_is_seen_once_per_tick_and_real_time_never() {
         !leg.is_flooding(CARRIER_BYTES_PER_TICK, at(200_002)),
         "it is paused already"
     );
+}
+
+#[test]
+fn a_call_that_ends_while_its_dial_is_out_takes_the_dial_back() {
+    let mut fixture = Fixture::start();
+    let (mut carrier, theirs) = UnixStream::pair().expect("socketpair");
+    let established = |socket: UnixStream| {
+        Box::new(Established {
+            fd: OwnedFd::from(socket),
+            tls: None,
+            ciphertext: Vec::new(),
+            plaintext: Vec::new(),
+            peer: None,
+        })
+    };
+    let setup = Box::new(crate::call::session::Setup {
+        call_id: CallId::new("c").expect("short"),
+        settings: Default::default(),
+        policy: Default::default(),
+        expected_call_sid: None,
+        seed: [1; 32],
+    });
+    let carrier_leg = established(theirs);
+    let adopt = ToWorker::Adopt {
+        setup,
+        carrier: carrier_leg,
+    };
+    fixture.orders.send(adopt).expect("room");
+    let start = br#"{"event":"start","sequenceNumber":"1","streamSid":"MZ1","start":{"streamSid":"MZ1","accountSid":"AC1","callSid":"CA1","tracks":["inbound"],"customParameters":{},"mediaFormat":{"encoding":"audio/x-mulaw","sampleRate":8000,"channels":1}}}"#;
+    carrier.write_all(&client_frame(start)).expect("read");
+    let Some(ToDesk::Dial { slot, .. }) = fixture.desk.blocking_recv() else {
+        panic!("no dial");
+    };
+    drop(carrier);
+    let mut cancelled = None;
+    while cancelled.is_none() {
+        match fixture.desk.blocking_recv().expect("the worker lives") {
+            ToDesk::CancelDial { slot, .. } => cancelled = Some(slot),
+            ToDesk::Ended { .. } => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(cancelled, Some(slot));
+    // The dial's answer was on its way already: its leg goes back to be closed in order.
+    let (_model, upstream) = UnixStream::pair().expect("socketpair");
+    let late = ToWorker::Upstream {
+        slot,
+        outcome: Ok(established(upstream)),
+    };
+    fixture.orders.send(late).expect("room");
+    match fixture.desk.blocking_recv().expect("the worker lives") {
+        ToDesk::Discard { .. } => {}
+        other => panic!("{other:?}"),
+    }
+    fixture.stop();
 }
