@@ -38,6 +38,8 @@ pub struct WorkerStats {
     pub reports_dropped: u64,
     /// TLS errors on established legs.
     pub tls_errors: u64,
+    /// Times that a carrier leg was not read for a while, since it brought too much at once.
+    pub legs_paused: u64,
 }
 
 /// A counter's name, its labels beside `worker`, and where its total stands.
@@ -129,6 +131,7 @@ const WORKER_TOTALS: &[Total<WorkerStats>] = &[
     (name::PANICS, &[], |w| w.panics),
     (name::REPORTS_DROPPED, &[], |w| w.reports_dropped),
     (name::TLS_ERRORS, &[], |w| w.tls_errors),
+    (name::LEGS_PAUSED, &[], |w| w.legs_paused),
 ];
 
 /// Values of now.

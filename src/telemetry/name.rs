@@ -57,6 +57,8 @@ pub const PANICS: &str = "voxrelay_worker_panics_total";
 pub const REPORTS_DROPPED: &str = "voxrelay_worker_reports_dropped_total";
 /// TLS errors on established legs.
 pub const TLS_ERRORS: &str = "voxrelay_worker_tls_errors_total";
+/// Carrier legs that were not read for a while: they brought too much at once.
+pub const LEGS_PAUSED: &str = "voxrelay_worker_legs_paused_total";
 /// Requests answered by the control plane, by `route` (as in the table), `method` and `status`.
 pub const HTTP_REQUESTS: &str = "voxrelay_http_requests_total";
 /// Voice webhooks by `outcome`.
@@ -105,6 +107,10 @@ pub const COUNTERS: &[(&str, &str)] = &[
     (PANICS, "Panics caught in sessions"),
     (REPORTS_DROPPED, "Reports that found the queue full"),
     (TLS_ERRORS, "TLS errors on established legs"),
+    (
+        LEGS_PAUSED,
+        "Carrier legs not read for a while because they brought too much at once",
+    ),
     (HTTP_REQUESTS, "Requests answered by the control plane"),
     (WEBHOOKS, "Voice webhooks by outcome"),
 ];
