@@ -50,7 +50,11 @@ impl fmt::Display for Source {
 
 /// The value of every key that has one, with where it came from; later layers replace earlier ones.
 #[derive(Clone)]
-pub struct Values(BTreeMap<&'static str, (Value, Source)>);
+pub struct Values {
+    of: BTreeMap<&'static str, (Value, Source)>,
+    /// The file is not TOML: what it seems to say may be a piece of something else, even of a secret.
+    is_guess: bool,
+}
 
 impl Values {
     /// The defaults alone.
@@ -59,12 +63,15 @@ impl Values {
             let value = parse_text(key.kind, key.default?).expect("a test parses every default");
             Some((key.path, (value, Source::Default)))
         };
-        Self(KEYS.iter().filter_map(of_key).collect())
+        Self {
+            of: KEYS.iter().filter_map(of_key).collect(),
+            is_guess: false,
+        }
     }
 
     /// Replaces a value.
     pub fn set(&mut self, key: &Key, value: Value, source: Source) {
-        self.0.insert(key.path, (value, source));
+        self.of.insert(key.path, (value, source));
     }
 
     /// A text; empty when unset.
@@ -111,13 +118,13 @@ impl Values {
 
     /// Where the value came from.
     pub fn source(&self, path: &str) -> Source {
-        self.0
+        self.of
             .get(path)
             .map_or(Source::Default, |(_, source)| source.clone())
     }
 
     fn value(&self, path: &str) -> Option<&Value> {
-        self.0.get(path).map(|(value, _)| value)
+        self.of.get(path).map(|(value, _)| value)
     }
 
     /// Key, value as it may be shown (a secret says only whether it is set), source; in schema order.
@@ -128,6 +135,11 @@ impl Values {
                 None => "unset".into(),
                 Some(Value::Text(s)) if key.kind.is_secret() => set_or_not(s.is_empty()).into(),
                 Some(Value::List(l)) if key.kind.is_secret() => set_or_not(l.is_empty()).into(),
+                Some(Value::Text(_) | Value::List(_))
+                    if self.is_guess && matches!(self.source(key.path), Source::File(_)) =>
+                {
+                    "not shown: the file can't be read".into()
+                }
                 Some(Value::Text(s)) => format!("{:?}", showable(key, s)),
                 Some(Value::List(l)) => {
                     let texts: Vec<_> = l.iter().map(|s| showable(key, s)).collect();
@@ -235,15 +247,36 @@ pub fn apply(values: &mut Values, name: &str, text: &str, problems: &mut Vec<Pro
                 fix: "Correct the line; texts stand in quotes, lists in square brackets.".into(),
             });
         }
+        // The rest is still good to judge the machine by, but what else is wrong may be a trace of the first error.
+        let mut traces = Vec::new();
+        values.is_guess = true;
+        read(values, name, &line_of, root.get_ref(), &mut traces);
+        // A text that runs on over lines is an open quote.
+        for (path, default) in Values::defaults().of {
+            if matches!(values.of.get(path), Some((Value::Text(text), Source::File(_))) if text.contains('\n'))
+            {
+                values.of.insert(path, default);
+            }
+        }
         return;
     }
+    read(values, name, &line_of, root.get_ref(), problems);
+}
+
+fn read(
+    values: &mut Values,
+    name: &str,
+    line_of: &dyn Fn(usize) -> usize,
+    root: &DeTable<'_>,
+    problems: &mut Vec<Problem>,
+) {
     let mut reader = Reader {
         values,
         name,
-        line_of: &line_of,
+        line_of,
         problems,
     };
-    reader.table("", root.get_ref());
+    reader.table("", root);
 }
 
 struct Reader<'a> {
@@ -368,6 +401,26 @@ mod tests {
         let text = format!("{problems:?}");
         assert!(text.contains("line 2"), "{text}");
         assert!(!text.contains("hidden"), "{text}");
+    }
+
+    #[test]
+    fn a_syntax_error_leaves_the_other_lines_to_judge_by() {
+        let (values, problems) = read("[listen]\nport = 3001\n[relay]\ncalls_max = 7 x\n");
+        assert!(!problems.is_empty());
+        assert_eq!(values.integer("listen.port"), 3001);
+    }
+
+    #[test]
+    fn an_open_quote_shows_no_secret_behind_it() {
+        for quote in ["\"", "\"\"\"", "'", "'''"] {
+            let text = format!(
+                "[realtime]\nmodel = {quote}x\napi_key = \"sk-hidden\"\n[log]\nlevel = \"info\"\n"
+            );
+            let (values, problems) = read(&text);
+            assert!(!problems.is_empty());
+            assert!(!format!("{problems:?}{:?}", values.shown()).contains("hidden"));
+            assert!(!values.text("realtime.model").contains("hidden"));
+        }
     }
 
     #[test]
