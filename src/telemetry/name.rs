@@ -27,6 +27,10 @@ pub const SCAN_FALLBACKS: &str = "voxrelay_scan_fallbacks_total";
 pub const UNKNOWN_FIELDS: &str = "voxrelay_unknown_fields_total";
 /// Messages dropped, by `reason`.
 pub const MESSAGES_DROPPED: &str = "voxrelay_messages_dropped_total";
+/// Legs that broke the protocol, by `leg` and `reason`.
+pub const PROTOCOL_VIOLATIONS: &str = "voxrelay_protocol_violations_total";
+/// What the model's account had left when it last said so, by `name`.
+pub const RATE_LIMIT_REMAINING: &str = "voxrelay_realtime_rate_limit_remaining";
 /// Calls ended, by `reason` and `side`.
 pub const CALLS_ENDED: &str = "voxrelay_calls_ended_total";
 /// Live calls.
@@ -87,6 +91,10 @@ pub const COUNTERS: &[(&str, &str)] = &[
     (SCAN_FALLBACKS, "Hot messages that took the slow path"),
     (UNKNOWN_FIELDS, "Unknown fields in known messages"),
     (MESSAGES_DROPPED, "Messages dropped by reason"),
+    (
+        PROTOCOL_VIOLATIONS,
+        "Legs that broke the protocol by leg and reason",
+    ),
     (CALLS_ENDED, "Calls ended by reason and side"),
     (WAKEUPS, "Ring wake-ups"),
     (ENTERS, "io_uring_enter calls"),
@@ -111,6 +119,10 @@ pub const COUNTERS: &[(&str, &str)] = &[
 pub const GAUGES: &[(&str, &str)] = &[
     (CALLS_ACTIVE, "Live calls"),
     (UPSTREAM_OPEN, "Model legs open"),
+    (
+        RATE_LIMIT_REMAINING,
+        "What the model's account had left when it last said so",
+    ),
     (BUFFERS_FREE, "Provided buffers lent to the kernel"),
     (CARRY_BYTES, "Bytes kept for incomplete frames and records"),
     (BUILD_INFO, "Version and commit of the build"),

@@ -12,6 +12,7 @@ use crate::bus::command::{DeskSender, ToDesk};
 use crate::bus::report::ReportSender;
 use crate::call::session::{Closed, Intent};
 use crate::call::{EndReason, Fact, Leg, Report, Stats};
+use crate::telemetry::log::brief;
 use crate::telemetry::meter::{WorkerMeter, WorkerStats};
 use crate::transport::Established;
 use crate::transport::tls::TlsError;
@@ -123,7 +124,8 @@ impl Shared {
 
     pub(super) fn on_tls_error(&mut self, call_id: CallId, leg: Leg, error: &TlsError) {
         self.stats.tls_errors += 1;
-        tracing::warn!(%call_id, ?leg, error = %error.0, "TLS failed");
+        // Certificates, and so the peer, have a say in these sentences.
+        tracing::warn!(%call_id, ?leg, error = &*brief(&error.0), "TLS failed");
     }
 
     /// A session panicked: that call ends, everything else goes on.
