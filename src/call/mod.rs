@@ -280,6 +280,12 @@ impl Call {
                 _ => EndReason::RealtimeSetup,
             }),
             Some(Deadline::Pad) => self.on_mute(out),
+            // B22: a one-way stream takes our audio and plays none of it.
+            Some(Deadline::FirstMark) => self.note(
+                "The carrier returns no marks: is this a one-way stream \
+                 (<Start><Stream> where <Connect><Stream> is meant)?"
+                    .to_owned(),
+            ),
             // The rest belong to legs.
             Some(Deadline::Pong | Deadline::Ping | Deadline::Stall | Deadline::Close) => {}
         }

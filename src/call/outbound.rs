@@ -43,7 +43,7 @@ impl Call {
         &mut self,
         event: ServerEvent<'_>,
         noticed: Noticed,
-        _now: Now,
+        now: Now,
         out: &mut impl Output,
     ) {
         if self.phase.is_ended() {
@@ -54,14 +54,14 @@ impl Call {
         match event {
             ServerEvent::AudioDelta(delta) => {
                 self.stats.scan_fallbacks += u64::from(noticed.fallback);
-                self.on_delta(&delta, out);
+                self.on_delta(&delta, now, out);
             }
             ServerEvent::AudioDone { item_id, .. } => {
                 if self
                     .marks
                     .is_current(known(item_id.as_deref(), ItemId::MAX))
                 {
-                    self.end_item(out);
+                    self.end_item(now, out);
                 }
             }
             ServerEvent::SessionCreated(echo) => self.on_created(&echo, out),
@@ -206,7 +206,7 @@ impl Call {
     }
 
     /// The hot path, model to caller.
-    fn on_delta(&mut self, delta: &AudioDelta<'_>, out: &mut impl Output) {
+    fn on_delta(&mut self, delta: &AudioDelta<'_>, now: Now, out: &mut impl Output) {
         if !base64::is_valid(&delta.delta) {
             self.stats.drop(Drop::BadBase64);
             return;
@@ -225,7 +225,7 @@ impl Call {
         }
         let item_id = known(delta.item_id.as_deref(), ItemId::MAX);
         if !self.marks.is_current(item_id) {
-            self.end_item(out);
+            self.end_item(now, out);
             self.marks.begin_item(item_id.and_then(ItemId::new));
         }
         let (before, after) = self.encoder.media();
@@ -246,21 +246,25 @@ impl Call {
             self.facts.push_back(Fact::FirstAudio { response_id });
         }
         if let Some(position) = self.marks.on_sent(bytes) {
-            self.send_mark(position, out);
+            self.send_mark(position, now, out);
         }
     }
 
-    fn end_item(&mut self, out: &mut impl Output) {
+    fn end_item(&mut self, now: Now, out: &mut impl Output) {
         if let Some(position) = self.marks.on_item_end() {
-            self.send_mark(position, out);
+            self.send_mark(position, now, out);
         }
     }
 
-    fn send_mark(&mut self, position: Position, out: &mut impl Output) {
+    fn send_mark(&mut self, position: Position, now: Now, out: &mut impl Output) {
         let mut text = std::mem::take(&mut self.text);
         text.clear();
         self.encoder.mark(position.name().as_str(), &mut text);
         if self.send(out, Leg::Carrier, Class::Control, &[&text]) {
+            if self.stats.marks_sent == 0 {
+                self.timers
+                    .set(Deadline::FirstMark, now.mono + limit::FIRST_MARK_DEADLINE);
+            }
             self.stats.marks_sent += 1;
             self.marks.sent(position);
         }

@@ -269,7 +269,9 @@ impl Session {
                         None
                     }
                     // The call's own.
-                    Deadline::Start | Deadline::Upstream | Deadline::Pad => None,
+                    Deadline::Start | Deadline::Upstream | Deadline::Pad | Deadline::FirstMark => {
+                        None
+                    }
                 };
                 if let Some(how) = lost {
                     wire.abort(intents);
