@@ -276,12 +276,14 @@ impl Playback {
 
     /// An item's audio is complete.
     pub fn on_item_done(&mut self, item_id: Option<&str>, content_index: u64) {
-        for run in self
-            .runs
-            .iter_mut()
-            .filter(|run| run.is(item_id, content_index))
-        {
-            run.done = true;
+        if item_id.is_none() {
+            if let Some(run) = self.runs.back_mut() {
+                run.done = true;
+            }
+            return;
+        }
+        for run in &mut self.runs {
+            run.done |= run.is(item_id, content_index);
         }
     }
 
