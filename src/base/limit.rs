@@ -50,6 +50,8 @@ pub const GAP_FILL_MS_MIN: u64 = 20;
 pub const SILENCE_PAD_AFTER: Duration = Duration::from_millis(750);
 /// See `SILENCE_PAD_AFTER`; deducted from later filling.
 pub const SILENCE_PAD_MS: u64 = 1_000;
+/// From `response.create` to `response.created` or an error; then the slot is free again.
+pub const RESPONSE_DEADLINE: Duration = Duration::from_secs(10);
 /// Audio between two marks.
 pub const MARK_INTERVAL_MS: u64 = 200;
 /// From the first mark sent to the first returned; past it the call's notes say that the stream looks one-way.

@@ -195,6 +195,31 @@ pub enum Fact {
         /// The text.
         text: String,
     },
+    /// An item of the model's is over: what the caller heard of it. All of it, or less when it was cut.
+    Heard {
+        /// The conversation item.
+        item_id: ItemId,
+        /// Heard, milliseconds.
+        heard_ms: u64,
+        /// Generated, milliseconds.
+        total_ms: u64,
+        /// The transcript as far as it was heard, in proportion.
+        text: String,
+    },
+    /// The caller interrupted: the carrier was told to forget what it had not played.
+    BargeIn {
+        /// Audio that was not heard, milliseconds.
+        unplayed_ms: u64,
+        /// Items that were cut.
+        items: u32,
+    },
+    /// The model was told how much of an item was heard.
+    Cut {
+        /// The conversation item.
+        item_id: ItemId,
+        /// What was heard, milliseconds.
+        audio_end_ms: u64,
+    },
     /// A key was pressed.
     Dtmf {
         /// `0` to `9`, `*`, `#`, perhaps `A` to `D`.
@@ -278,10 +303,14 @@ pub enum Drop {
     UnknownMark,
     /// A gap in stream time beyond what is filled.
     GapTooLong,
+    /// Model audio of a response or item that was cut, or is complete.
+    LateDelta,
+    /// Model audio past the bound on what may wait to be heard.
+    Unplayed,
 }
 
 /// How many `Drop` reasons there are.
-pub const DROP_REASONS: usize = Drop::GapTooLong as usize + 1;
+pub const DROP_REASONS: usize = Drop::Unplayed as usize + 1;
 
 impl Drop {
     /// All of them, in the order of `Stats::drops`.
@@ -300,6 +329,8 @@ impl Drop {
         Drop::OutboxFull,
         Drop::UnknownMark,
         Drop::GapTooLong,
+        Drop::LateDelta,
+        Drop::Unplayed,
     ];
 
     /// A bounded metric label.
@@ -319,6 +350,8 @@ impl Drop {
             Drop::OutboxFull => "outbox_full",
             Drop::UnknownMark => "unknown_mark",
             Drop::GapTooLong => "gap_too_long",
+            Drop::LateDelta => "late_delta",
+            Drop::Unplayed => "unplayed",
         }
     }
 }
@@ -360,7 +393,7 @@ pub struct Stats {
     pub outbound_frames: u64,
     /// Their audio, PCMU bytes.
     pub outbound_bytes: u64,
-    /// `media` messages sent to the carrier.
+    /// `media` messages queued for the carrier.
     pub outbound_frames_sent: u64,
     /// Their audio, PCMU bytes.
     pub outbound_bytes_sent: u64,
@@ -380,6 +413,32 @@ pub struct Stats {
     pub marks_sent: u64,
     /// Marks that came back.
     pub marks_returned: u64,
+    /// Interruptions by the caller that cut something.
+    pub barge_ins: u64,
+    /// Interruptions that were held back to be confirmed.
+    pub pauses: u64,
+    /// Of those, the ones that were taken back.
+    pub resumes: u64,
+    /// Audio sent a second time after such a one, PCMU bytes.
+    pub resent_bytes: u64,
+    /// `clear` messages sent.
+    pub clears: u64,
+    /// Items truncated at what was heard.
+    pub truncates: u64,
+    /// Truncations that the model refused.
+    pub truncates_refused: u64,
+    /// Items deleted, because they could not be truncated.
+    pub items_deleted: u64,
+    /// Of `outbound_bytes_sent`: cut before it went out, PCMU bytes.
+    pub outbound_bytes_cut: u64,
+    /// Marks that came back after a `clear`: not heard.
+    pub marks_flushed: u64,
+    /// Marks that came back before their audio can have been played.
+    pub marks_early: u64,
+    /// `response.done` of a response that was done before.
+    pub responses_repeated: u64,
+    /// Audio waiting to be heard, at its most, milliseconds.
+    pub unplayed_ms_peak: u64,
     /// Hot messages that the strict scanner did not take and simd-json did.
     pub scan_fallbacks: u64,
     /// Known messages with fields that we do not know.
@@ -419,6 +478,19 @@ impl Stats {
             held_bytes_peak,
             marks_sent,
             marks_returned,
+            barge_ins,
+            pauses,
+            resumes,
+            resent_bytes,
+            clears,
+            truncates,
+            truncates_refused,
+            items_deleted,
+            outbound_bytes_cut,
+            marks_flushed,
+            marks_early,
+            responses_repeated,
+            unplayed_ms_peak,
             scan_fallbacks,
             unknown_fields,
             inbound_bytes_dropped,
@@ -445,6 +517,19 @@ impl Stats {
         self.stamp_anomalies += stamp_anomalies;
         self.marks_sent += marks_sent;
         self.marks_returned += marks_returned;
+        self.barge_ins += barge_ins;
+        self.pauses += pauses;
+        self.resumes += resumes;
+        self.resent_bytes += resent_bytes;
+        self.clears += clears;
+        self.truncates += truncates;
+        self.truncates_refused += truncates_refused;
+        self.items_deleted += items_deleted;
+        self.outbound_bytes_cut += outbound_bytes_cut;
+        self.marks_flushed += marks_flushed;
+        self.marks_early += marks_early;
+        self.responses_repeated += responses_repeated;
+        self.unplayed_ms_peak = self.unplayed_ms_peak.max(unplayed_ms_peak);
         self.scan_fallbacks += scan_fallbacks;
         self.unknown_fields += unknown_fields;
         self.inbound_bytes_dropped += inbound_bytes_dropped;

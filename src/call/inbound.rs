@@ -14,6 +14,7 @@ use crate::proto::carrier::twilio::Encoder;
 use crate::proto::carrier::{Media, MediaFormat, Message, Start};
 use crate::proto::decode::Noticed;
 use crate::proto::realtime::client_event::{APPEND_PREFIX, APPEND_SUFFIX};
+use std::time::Duration;
 
 /// Silence in one append at most: 1 s.
 const SILENCE_APPEND_BYTES: u64 = AudioMs(1_000).pcmu_bytes();
@@ -56,7 +57,7 @@ impl Call {
             }
             Message::Mark { stream_sid, name } => {
                 if self.is_of_our_stream(stream_sid.as_deref()) {
-                    self.on_mark(name.as_deref());
+                    self.on_mark(name.as_deref(), now);
                 }
             }
             Message::Dtmf { stream_sid, digit } => {
@@ -76,6 +77,10 @@ impl Call {
                 }
             }
             Message::Unknown { .. } => self.stats.drop(Drop::UnknownEvent),
+        }
+        if !self.phase.is_ended() {
+            // Every 20 ms, that is.
+            self.settle_playback(now, out);
         }
     }
 
@@ -110,6 +115,8 @@ impl Call {
             return;
         }
         self.stream_sid = Some(stream_sid);
+        let guard = Duration::from_millis(u64::from(self.policy.barge_in.guard_ms));
+        self.guard_until = now.mono + guard;
         self.encoder = Encoder::new(stream_sid.as_str());
         let parameters: Vec<_> = start
             .parameters
@@ -275,17 +282,24 @@ impl Call {
         self.clock.padded(pad);
     }
 
-    fn on_mark(&mut self, name: Option<&str>) {
-        match name.and_then(|name| self.marks.returned(name)) {
-            Some(position) => {
-                self.stats.marks_returned += 1;
-                self.timers.clear(Deadline::FirstMark);
-                self.facts.push_back(Fact::MarkReturned {
-                    name: position.name(),
-                });
-            }
-            None => self.stats.drop(Drop::UnknownMark),
+    fn on_mark(&mut self, name: Option<&str>, now: Now) {
+        let Some(mark) = name.and_then(|name| self.marks.returned(name)) else {
+            self.stats.drop(Drop::UnknownMark);
+            return;
+        };
+        self.stats.marks_returned += 1;
+        self.timers.clear(Deadline::FirstMark);
+        if mark.flushed {
+            // The `clear` sent it back. One that was really played may be among them: heard less is the safe side.
+            self.stats.marks_flushed += 1;
+            return;
         }
+        if !self.playback.on_mark(mark.offset, now.mono) {
+            self.stats.marks_early += 1;
+        }
+        self.facts.push_back(Fact::MarkReturned {
+            name: mark.position.name(),
+        });
     }
 
     /// Whether a message belongs to this stream; drops and counts it when not. One that names no stream is not

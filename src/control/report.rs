@@ -153,6 +153,23 @@ fn log(report: &Report) {
             let characters = text.chars().count();
             tracing::debug!(call, ?speaker, %item_id, characters, "transcript");
         }
+        Fact::Heard {
+            item_id,
+            heard_ms,
+            total_ms,
+            ..
+        } => {
+            tracing::debug!(call, %item_id, heard_ms, total_ms, "item heard");
+        }
+        Fact::BargeIn { unplayed_ms, items } => {
+            tracing::debug!(call, unplayed_ms, items, "caller interrupted");
+        }
+        Fact::Cut {
+            item_id,
+            audio_end_ms,
+        } => {
+            tracing::debug!(call, %item_id, audio_end_ms, "item cut");
+        }
         // A digit may belong to a PIN; deltas and marks are many and say nothing that their wholes do not.
         Fact::Dtmf { .. } => tracing::debug!(call, "key pressed"),
         Fact::TranscriptDelta { .. } | Fact::MarkReturned { .. } => {}

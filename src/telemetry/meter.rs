@@ -117,6 +117,18 @@ const SESSION_TOTALS: &[Total<Stats>] = &[
     (name::SEQUENCE_GAPS, &[], |s| s.sequence_gaps),
     (name::MARKS, &[("step", "sent")], |s| s.marks_sent),
     (name::MARKS, &[("step", "returned")], |s| s.marks_returned),
+    (name::MARKS, &[("step", "flushed")], |s| s.marks_flushed),
+    (name::MARKS, &[("step", "early")], |s| s.marks_early),
+    (name::BARGE_INS, &[("step", "cut")], |s| s.barge_ins),
+    (name::BARGE_INS, &[("step", "paused")], |s| s.pauses),
+    (name::BARGE_INS, &[("step", "resumed")], |s| s.resumes),
+    (name::CLEARS, &[], |s| s.clears),
+    (name::CUTS, &[("step", "truncated")], |s| s.truncates),
+    (name::CUTS, &[("step", "refused")], |s| s.truncates_refused),
+    (name::CUTS, &[("step", "deleted")], |s| s.items_deleted),
+    (name::AUDIO_CUT, &[], |s| s.outbound_bytes_cut),
+    (name::AUDIO_RESENT, &[], |s| s.resent_bytes),
+    (name::RESPONSES_REPEATED, &[], |s| s.responses_repeated),
     (name::SCAN_FALLBACKS, &[], |s| s.scan_fallbacks),
     (name::UNKNOWN_FIELDS, &[], |s| s.unknown_fields),
 ];
@@ -141,6 +153,9 @@ const WORKER_GAUGES: &[Total<WorkerStats>] = &[
     (name::BUFFERS_FREE, &[], |w| w.buffers_free),
     (name::CARRY_BYTES, &[], |w| w.carry_bytes),
 ];
+
+/// What is published of the sessions together and is no total.
+const SESSION_GAUGES: &[Total<Stats>] = &[(name::UNPLAYED_PEAK, &[], |s| s.unplayed_ms_peak)];
 
 /// Makes the recorder for the whole process and describes every metric. Where one was made before (a second
 /// daemon in one process), that one is used.
@@ -182,6 +197,7 @@ pub struct WorkerMeter {
     violations: Vec<Counter>,
     totals: Vec<Counter>,
     gauges: Vec<Gauge>,
+    session_gauges: Vec<Gauge>,
     ended: Vec<(EndReason, Counter)>,
 }
 
@@ -229,6 +245,10 @@ impl WorkerMeter {
                 .iter()
                 .map(|(n, l, _)| metrics::gauge!(*n, labels(l)))
                 .collect(),
+            session_gauges: SESSION_GAUGES
+                .iter()
+                .map(|(n, l, _)| metrics::gauge!(*n, labels(l)))
+                .collect(),
             ended: name::END_REASONS
                 .iter()
                 .map(|reason| {
@@ -264,6 +284,9 @@ impl WorkerMeter {
         }
         for (gauge, (_, _, value)) in self.gauges.iter().zip(WORKER_GAUGES) {
             gauge.set(value(worker) as f64);
+        }
+        for (gauge, (_, _, value)) in self.session_gauges.iter().zip(SESSION_GAUGES) {
+            gauge.set(value(sessions) as f64);
         }
     }
 

@@ -21,6 +21,20 @@ pub const AUDIO_PADDED: &str = "voxrelay_audio_padded_bytes_total";
 pub const SEQUENCE_GAPS: &str = "voxrelay_sequence_gaps_total";
 /// Marks by `step`.
 pub const MARKS: &str = "voxrelay_marks_total";
+/// Interruptions by the caller, by `step`: those that cut, were held back, were taken back.
+pub const BARGE_INS: &str = "voxrelay_barge_ins_total";
+/// `clear` messages to the carrier.
+pub const CLEARS: &str = "voxrelay_clears_total";
+/// Items truncated or deleted for what was not heard, and truncations refused, by `step`.
+pub const CUTS: &str = "voxrelay_cut_items_total";
+/// Audio cut before it went out, PCMU bytes.
+pub const AUDIO_CUT: &str = "voxrelay_audio_cut_bytes_total";
+/// Audio sent again after an interruption was taken back, PCMU bytes.
+pub const AUDIO_RESENT: &str = "voxrelay_audio_resent_bytes_total";
+/// `response.done` of a response that was done before.
+pub const RESPONSES_REPEATED: &str = "voxrelay_responses_repeated_total";
+/// The most audio that waited to be heard in one call, ms.
+pub const UNPLAYED_PEAK: &str = "voxrelay_unplayed_ms_peak";
 /// Hot messages that took the slow path.
 pub const SCAN_FALLBACKS: &str = "voxrelay_scan_fallbacks_total";
 /// Fields that we do not know, in messages that we do.
@@ -88,6 +102,15 @@ pub const COUNTERS: &[(&str, &str)] = &[
         "Frames whose number did not follow the one before",
     ),
     (MARKS, "Marks by step"),
+    (BARGE_INS, "Interruptions by the caller by step"),
+    (CLEARS, "clear messages to the carrier"),
+    (CUTS, "Items truncated or deleted by step"),
+    (AUDIO_CUT, "PCMU bytes cut before they went out"),
+    (
+        AUDIO_RESENT,
+        "PCMU bytes sent again after an interruption was taken back",
+    ),
+    (RESPONSES_REPEATED, "response.done repeated"),
     (SCAN_FALLBACKS, "Hot messages that took the slow path"),
     (UNKNOWN_FIELDS, "Unknown fields in known messages"),
     (MESSAGES_DROPPED, "Messages dropped by reason"),
@@ -125,6 +148,10 @@ pub const GAUGES: &[(&str, &str)] = &[
     ),
     (BUFFERS_FREE, "Provided buffers lent to the kernel"),
     (CARRY_BYTES, "Bytes kept for incomplete frames and records"),
+    (
+        UNPLAYED_PEAK,
+        "Most milliseconds that waited to be heard in one call",
+    ),
     (BUILD_INFO, "Version and commit of the build"),
     (START_TIME, "When the process started, seconds since 1970"),
 ];
