@@ -21,7 +21,8 @@ pub fn run(
     agent: &str,
     cases: Option<std::ops::RangeInclusive<u64>>,
 ) -> Result<(), String> {
-    let base = connect_url(url, "conformance", None).map_err(|error| format!("{}: {error}", redacted(url)))?;
+    let base = connect_url(url, "conformance", None)
+        .map_err(|error| format!("{}: {error}", redacted(url)))?;
     let (orders, inbox) = worker_queue(64).map_err(|error| format!("no eventfd: {error}"))?;
     let (desk, _desk_inbox) = desk_queue(1);
     let (reports, _report_inbox) = report_queue(1);
