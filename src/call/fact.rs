@@ -3,7 +3,6 @@
 use super::marks::MarkName;
 use crate::base::id::{CallId, CallSid, ItemId, ResponseId, StreamSid};
 use crate::base::time::Now;
-use crate::proto::ws::reader::Violation;
 
 /// One of a call's two connections.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
@@ -356,16 +355,20 @@ impl Drop {
     }
 }
 
-/// How a leg can break the protocol: the WebSocket's rules, and messages that kept being malformed. Metric labels.
-pub const VIOLATIONS: [&str; Violation::ALL.len() + 1] = {
-    let mut labels = [MALFORMED; Violation::ALL.len() + 1];
-    let mut i = 0;
-    while i < Violation::ALL.len() {
-        labels[i] = Violation::ALL[i].label();
-        i += 1;
-    }
-    labels
-};
+/// How a leg can break the protocol: the WebSocket's rules as `Session` labels them, and messages that kept being
+/// malformed. Metric labels.
+pub const VIOLATIONS: [&str; 10] = [
+    "reserved_bits",
+    "opcode",
+    "masking",
+    "control",
+    "fragmentation",
+    "too_long",
+    "utf8",
+    "close",
+    "length",
+    MALFORMED,
+];
 
 /// The label of a leg that was closed after `limit::MALFORMED_MAX` malformed messages.
 pub(super) const MALFORMED: &str = "malformed";
