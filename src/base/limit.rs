@@ -58,6 +58,10 @@ pub const MARK_INTERVAL_MS: u64 = 200;
 pub const FIRST_MARK_DEADLINE: Duration = Duration::from_secs(5);
 /// Messages with another stream's id before the leg is closed (feature row B06).
 pub const FOREIGN_STREAM_MAX: u32 = 3;
+/// Custom parameters of a stream that are handed on.
+pub const PARAMETERS_MAX: usize = 64;
+/// One custom parameter, name and value together, characters: Twilio's own bound for `<Parameter>`.
+pub const PARAMETER_CHARS_MAX: usize = 500;
 /// Messages that do not parse before the leg is closed.
 pub const MALFORMED_MAX: u32 = 50;
 /// How long a stream ticket is good for.

@@ -3,6 +3,7 @@
 use super::marks::MarkName;
 use crate::base::id::{CallId, CallSid, ItemId, ResponseId, StreamSid};
 use crate::base::time::Now;
+use crate::proto::ws::reader::Violation;
 
 /// One of a call's two connections.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
@@ -137,7 +138,7 @@ pub enum Fact {
         stream_sid: StreamSid,
         /// The phone call.
         call_sid: Option<CallSid>,
-        /// `start.customParameters`, in order.
+        /// `start.customParameters`, in order: at most `limit::PARAMETERS_MAX`, none longer than a carrier sends.
         parameters: Vec<(String, String)>,
     },
     /// `session.updated` confirmed our settings. The exact `session.update` that we had sent.
@@ -236,6 +237,15 @@ pub enum Fact {
         /// `error.message`.
         message: String,
     },
+    /// What the model's account has left of something. At 0 the next response may fail.
+    RateLimit {
+        /// What is limited: a bounded metric label.
+        name: &'static str,
+        /// How much is left.
+        remaining: u64,
+        /// Until all is there again, ms.
+        reset_ms: Option<u64>,
+    },
     /// Something an operator should read in this call's notes.
     Note {
         /// One sentence.
@@ -273,6 +283,8 @@ pub enum Drop {
     ForeignStream,
     /// A second `start`.
     SecondStart,
+    /// A custom parameter beyond `limit::PARAMETERS_MAX`, or too long.
+    Parameter,
     /// Not JSON, cut, too deep, a needed field missing or of another type, a known key twice.
     Malformed,
     /// The payload is not valid base64.
@@ -307,6 +319,7 @@ impl Drop {
         Drop::BeforeStart,
         Drop::ForeignStream,
         Drop::SecondStart,
+        Drop::Parameter,
         Drop::Malformed,
         Drop::BadBase64,
         Drop::Binary,
@@ -327,6 +340,7 @@ impl Drop {
             Drop::BeforeStart => "before_start",
             Drop::ForeignStream => "foreign_stream",
             Drop::SecondStart => "second_start",
+            Drop::Parameter => "parameter",
             Drop::Malformed => "malformed",
             Drop::BadBase64 => "bad_base64",
             Drop::Binary => "binary",
@@ -341,6 +355,20 @@ impl Drop {
         }
     }
 }
+
+/// How a leg can break the protocol: the WebSocket's rules, and messages that kept being malformed. Metric labels.
+pub const VIOLATIONS: [&str; Violation::ALL.len() + 1] = {
+    let mut labels = [MALFORMED; Violation::ALL.len() + 1];
+    let mut i = 0;
+    while i < Violation::ALL.len() {
+        labels[i] = Violation::ALL[i].label();
+        i += 1;
+    }
+    labels
+};
+
+/// The label of a leg that was closed after `limit::MALFORMED_MAX` malformed messages.
+pub(super) const MALFORMED: &str = "malformed";
 
 /// What one call counted. Plain integers; the worker sums and publishes them.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -415,6 +443,8 @@ pub struct Stats {
     pub scan_fallbacks: u64,
     /// Known messages with fields that we do not know.
     pub unknown_fields: u64,
+    /// Ends by a broken protocol: by leg, then in the order of `VIOLATIONS`.
+    pub violations: [[u64; VIOLATIONS.len()]; 2],
     /// Messages dropped, by reason.
     pub drops: [u64; DROP_REASONS],
     /// Audio dropped with them, PCMU bytes, caller to model.
@@ -465,6 +495,7 @@ impl Stats {
             unknown_fields,
             inbound_bytes_dropped,
             outbound_bytes_dropped,
+            ref violations,
             ref drops,
         } = other;
         self.carrier_messages_in += carrier_messages_in;
@@ -507,6 +538,17 @@ impl Stats {
         for (sum, count) in self.drops.iter_mut().zip(drops) {
             *sum += count;
         }
+        let sums = self.violations.as_flattened_mut().iter_mut();
+        for (sum, count) in sums.zip(violations.as_flattened()) {
+            *sum += count;
+        }
+    }
+
+    /// Counts a leg that broke the protocol. A label that is not in `VIOLATIONS` counts nowhere.
+    pub fn violation(&mut self, leg: Leg, label: &str) {
+        if let Some(n) = VIOLATIONS.iter().position(|known| *known == label) {
+            self.violations[leg as usize][n] += 1;
+        }
     }
 
     /// Counts one dropped message.
@@ -531,6 +573,21 @@ mod tests {
             assert_eq!(reason as usize, i);
             assert!(labels.insert(reason.label()));
         }
+    }
+
+    #[test]
+    fn violations_have_labels_of_their_own_and_are_added_up() {
+        let distinct: std::collections::BTreeSet<_> = VIOLATIONS.into_iter().collect();
+        assert_eq!(distinct.len(), VIOLATIONS.len());
+        let mut stats = Stats::default();
+        for label in VIOLATIONS {
+            stats.violation(Leg::Carrier, label);
+        }
+        stats.violation(Leg::Realtime, MALFORMED);
+        let mut sum = stats.clone();
+        sum.add(&stats);
+        assert_eq!(sum.violations[0], [2; VIOLATIONS.len()]);
+        assert_eq!(sum.violations[1].iter().sum::<u64>(), 2);
     }
 
     #[test]

@@ -142,6 +142,10 @@ pub struct Call {
 
     /// Inbound: the chunk number of the last frame that had one.
     chunk: Option<u64>,
+    /// Inbound: the sequence number of the last frame that had one, and how many other messages came since, which
+    /// take numbers of the same count.
+    sequence: Option<u64>,
+    between: u64,
     clock: StreamClock,
     early: Option<Box<EarlyAudio>>,
     last_media: Mono,
@@ -192,6 +196,8 @@ impl Call {
             close: None,
             stats: Stats::default(),
             chunk: None,
+            sequence: None,
+            between: 0,
             clock: StreamClock::default(),
             early: None,
             last_media: now.mono,
@@ -228,7 +234,7 @@ impl Call {
         *count += 1;
         if *count >= limit::MALFORMED_MAX {
             // RFC 6455 section 7.4.1: data not consistent with the type of the message.
-            self.handle_leg_end(leg, LegEnd::Protocol(1007, "malformed"));
+            self.handle_leg_end(leg, LegEnd::Protocol(1007, fact::MALFORMED));
         }
     }
 
@@ -287,6 +293,7 @@ impl Call {
             return;
         };
         if !self.phase.is_ended() {
+            self.stats.violation(leg, label);
             self.note(format!("{leg:?}: {label}, closed with {code}."));
             self.end(reason);
             if let Some((carrier, realtime)) = &mut self.close {

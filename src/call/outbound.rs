@@ -208,8 +208,21 @@ impl Call {
             | ServerEvent::ItemDeleted { .. }
             | ServerEvent::ContentPart { .. }
             | ServerEvent::Committed { .. }
-            | ServerEvent::InputTimeoutTriggered { .. }
-            | ServerEvent::RateLimits(_) => {}
+            | ServerEvent::InputTimeoutTriggered { .. } => {}
+            ServerEvent::RateLimits(limits) => {
+                for (name, limit) in [("requests", limits.requests), ("tokens", limits.tokens)] {
+                    if let Some(limit) = limit
+                        && let Some(remaining) = limit.remaining
+                    {
+                        self.facts.push_back(Fact::RateLimit {
+                            name,
+                            remaining,
+                            // Saturates; NaN becomes 0.
+                            reset_ms: limit.reset_seconds.map(|s| (s * 1000.0) as u64),
+                        });
+                    }
+                }
+            }
             ServerEvent::Unknown { .. } => self.stats.drop(Drop::UnknownEvent),
         }
     }

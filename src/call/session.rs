@@ -360,6 +360,14 @@ impl Session {
             && self.wires.realtime.is_over()
     }
 
+    /// Bytes kept inside for a message of this leg that comes in fragments; counts against the process's budget.
+    pub fn fragment_bytes(&self, leg: Leg) -> usize {
+        match leg {
+            Leg::Carrier => self.carrier_reader.held_bytes(),
+            Leg::Realtime => self.realtime_reader.held_bytes(),
+        }
+    }
+
     /// What was counted so far.
     pub fn stats(&self) -> &Stats {
         self.call.stats()

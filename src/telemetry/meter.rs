@@ -4,6 +4,7 @@
 
 use super::name;
 use crate::base::id::WorkerId;
+use crate::call::fact::VIOLATIONS;
 use crate::call::{Drop, EndReason, Stats};
 use metrics::{Counter, Gauge, Label};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
@@ -35,8 +36,10 @@ pub struct WorkerStats {
     pub panics: u64,
     /// Reports that found the queue full.
     pub reports_dropped: u64,
-    /// Protocol violations by leg and label are in the sessions' facts; TLS errors here.
+    /// TLS errors on established legs.
     pub tls_errors: u64,
+    /// Times that a carrier leg was not read for a while, since it brought too much at once.
+    pub legs_paused: u64,
 }
 
 /// A counter's name, its labels beside `worker`, and where its total stands.
@@ -140,6 +143,7 @@ const WORKER_TOTALS: &[Total<WorkerStats>] = &[
     (name::PANICS, &[], |w| w.panics),
     (name::REPORTS_DROPPED, &[], |w| w.reports_dropped),
     (name::TLS_ERRORS, &[], |w| w.tls_errors),
+    (name::LEGS_PAUSED, &[], |w| w.legs_paused),
 ];
 
 /// Values of now.
@@ -190,6 +194,7 @@ pub fn describe() {
 pub struct WorkerMeter {
     sessions: Vec<Counter>,
     drops: Vec<Counter>,
+    violations: Vec<Counter>,
     totals: Vec<Counter>,
     gauges: Vec<Gauge>,
     session_gauges: Vec<Gauge>,
@@ -225,6 +230,12 @@ impl WorkerMeter {
             drops: Drop::ALL
                 .iter()
                 .map(|drop| counter(name::MESSAGES_DROPPED, &[("reason", drop.label())]))
+                .collect(),
+            // In the order of `Stats::violations`: the legs as `Leg` numbers them.
+            violations: ["carrier", "realtime"]
+                .iter()
+                .flat_map(|leg| VIOLATIONS.map(|reason| [("leg", *leg), ("reason", reason)]))
+                .map(|labels| counter(name::PROTOCOL_VIOLATIONS, &labels))
                 .collect(),
             totals: WORKER_TOTALS
                 .iter()
@@ -264,6 +275,10 @@ impl WorkerMeter {
         for (counter, total) in self.drops.iter().zip(sessions.drops) {
             counter.absolute(total);
         }
+        let violations = sessions.violations.as_flattened();
+        for (counter, total) in self.violations.iter().zip(violations) {
+            counter.absolute(*total);
+        }
         for (counter, (_, _, total)) in self.totals.iter().zip(WORKER_TOTALS) {
             counter.absolute(total(worker));
         }
@@ -283,9 +298,15 @@ impl WorkerMeter {
     }
 }
 
+/// The model's account has said what it has left of something. `name` is a bounded label.
+pub fn rate_limit(name: &'static str, remaining: u64) {
+    metrics::gauge!(name::RATE_LIMIT_REMAINING, "name" => name).set(remaining as f64);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::call::Leg;
 
     fn rendered(with: impl FnOnce()) -> String {
         let recorder = PrometheusBuilder::new().build_recorder();
@@ -305,6 +326,8 @@ mod tests {
                 ..Stats::default()
             };
             stats.drops[Drop::BadBase64 as usize] = 3;
+            stats.violation(Leg::Carrier, "masking");
+            stats.violation(Leg::Realtime, "malformed");
             let worker = WorkerStats {
                 calls_active: 2,
                 ..WorkerStats::default()
@@ -318,6 +341,9 @@ mod tests {
             "voxrelay_audio_frames_total{direction=\"inbound\",step=\"received\",worker=\"0\"} 7",
             "voxrelay_audio_frames_total{direction=\"inbound\",step=\"received\",worker=\"1\"} 7",
             "voxrelay_messages_dropped_total{reason=\"bad_base64\",worker=\"0\"} 3",
+            "voxrelay_protocol_violations_total{leg=\"carrier\",reason=\"masking\",worker=\"0\"} 1",
+            "voxrelay_protocol_violations_total{leg=\"carrier\",reason=\"malformed\",worker=\"0\"} 0",
+            "voxrelay_protocol_violations_total{leg=\"realtime\",reason=\"malformed\",worker=\"0\"} 1",
             "voxrelay_calls_active{worker=\"0\"} 2",
         ] {
             assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");

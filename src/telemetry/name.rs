@@ -41,6 +41,10 @@ pub const SCAN_FALLBACKS: &str = "voxrelay_scan_fallbacks_total";
 pub const UNKNOWN_FIELDS: &str = "voxrelay_unknown_fields_total";
 /// Messages dropped, by `reason`.
 pub const MESSAGES_DROPPED: &str = "voxrelay_messages_dropped_total";
+/// Legs that broke the protocol, by `leg` and `reason`.
+pub const PROTOCOL_VIOLATIONS: &str = "voxrelay_protocol_violations_total";
+/// What the model's account had left when it last said so, by `name`.
+pub const RATE_LIMIT_REMAINING: &str = "voxrelay_realtime_rate_limit_remaining";
 /// Calls ended, by `reason` and `side`.
 pub const CALLS_ENDED: &str = "voxrelay_calls_ended_total";
 /// Live calls.
@@ -67,6 +71,8 @@ pub const PANICS: &str = "voxrelay_worker_panics_total";
 pub const REPORTS_DROPPED: &str = "voxrelay_worker_reports_dropped_total";
 /// TLS errors on established legs.
 pub const TLS_ERRORS: &str = "voxrelay_worker_tls_errors_total";
+/// Carrier legs that were not read for a while: they brought too much at once.
+pub const LEGS_PAUSED: &str = "voxrelay_worker_legs_paused_total";
 /// Requests answered by the control plane, by `route` (as in the table), `method` and `status`.
 pub const HTTP_REQUESTS: &str = "voxrelay_http_requests_total";
 /// Voice webhooks by `outcome`.
@@ -108,6 +114,10 @@ pub const COUNTERS: &[(&str, &str)] = &[
     (SCAN_FALLBACKS, "Hot messages that took the slow path"),
     (UNKNOWN_FIELDS, "Unknown fields in known messages"),
     (MESSAGES_DROPPED, "Messages dropped by reason"),
+    (
+        PROTOCOL_VIOLATIONS,
+        "Legs that broke the protocol by leg and reason",
+    ),
     (CALLS_ENDED, "Calls ended by reason and side"),
     (WAKEUPS, "Ring wake-ups"),
     (ENTERS, "io_uring_enter calls"),
@@ -120,6 +130,10 @@ pub const COUNTERS: &[(&str, &str)] = &[
     (PANICS, "Panics caught in sessions"),
     (REPORTS_DROPPED, "Reports that found the queue full"),
     (TLS_ERRORS, "TLS errors on established legs"),
+    (
+        LEGS_PAUSED,
+        "Carrier legs not read for a while because they brought too much at once",
+    ),
     (HTTP_REQUESTS, "Requests answered by the control plane"),
     (WEBHOOKS, "Voice webhooks by outcome"),
 ];
@@ -128,6 +142,10 @@ pub const COUNTERS: &[(&str, &str)] = &[
 pub const GAUGES: &[(&str, &str)] = &[
     (CALLS_ACTIVE, "Live calls"),
     (UPSTREAM_OPEN, "Model legs open"),
+    (
+        RATE_LIMIT_REMAINING,
+        "What the model's account had left when it last said so",
+    ),
     (BUFFERS_FREE, "Provided buffers lent to the kernel"),
     (CARRY_BYTES, "Bytes kept for incomplete frames and records"),
     (
