@@ -52,6 +52,8 @@ pub const SILENCE_PAD_AFTER: Duration = Duration::from_millis(750);
 pub const SILENCE_PAD_MS: u64 = 1_000;
 /// Audio between two marks.
 pub const MARK_INTERVAL_MS: u64 = 200;
+/// From the first mark sent to the first returned; past it the call's notes say that the stream looks one-way.
+pub const FIRST_MARK_DEADLINE: Duration = Duration::from_secs(5);
 /// Messages with another stream's id before the leg is closed (feature row B06).
 pub const FOREIGN_STREAM_MAX: u32 = 3;
 /// Messages that do not parse before the leg is closed.

@@ -260,6 +260,7 @@ impl Call {
         match name.and_then(|name| self.marks.returned(name)) {
             Some(position) => {
                 self.stats.marks_returned += 1;
+                self.timers.clear(Deadline::FirstMark);
                 self.facts.push_back(Fact::MarkReturned {
                     name: position.name(),
                 });
@@ -288,10 +289,6 @@ impl Call {
             self.note("Messages of another stream kept coming.".to_owned());
             self.end(EndReason::NotAuthorized);
         }
-    }
-
-    fn note(&mut self, text: String) {
-        self.facts.push_back(Fact::Note { text });
     }
 }
 

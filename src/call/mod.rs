@@ -27,6 +27,7 @@ mod inbound;
 pub mod marks;
 mod outbound;
 pub mod outbox;
+pub mod policy;
 pub mod session;
 pub mod state;
 pub mod timer;
@@ -42,6 +43,7 @@ use early::EarlyAudio;
 use gap::StreamClock;
 use marks::Marks;
 use outbox::Class;
+use policy::Policy;
 use state::Phase;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -67,8 +69,8 @@ pub enum LegEnd<'a> {
     Lost,
     /// It does not take what we send.
     Stalled,
-    /// It broke the WebSocket protocol; the code to close it with.
-    Protocol(u16),
+    /// It broke the protocol: the code to close it with, and a bounded label of what it did.
+    Protocol(u16, &'static str),
 }
 
 /// What a call wants done beside its messages.
@@ -105,6 +107,7 @@ pub enum Order {
 pub struct Call {
     phase: Phase,
     settings: Arc<Settings>,
+    policy: Arc<Policy>,
     expected_call_sid: Option<CallSid>,
     stream_sid: Option<StreamSid>,
     /// The bytes around messages to the carrier, made from `start`.
@@ -140,12 +143,18 @@ pub struct Call {
 
 impl Call {
     /// A call whose carrier has connected.
-    pub fn new(settings: Arc<Settings>, expected_call_sid: Option<CallSid>, now: Now) -> Self {
+    pub fn new(
+        settings: Arc<Settings>,
+        policy: Arc<Policy>,
+        expected_call_sid: Option<CallSid>,
+        now: Now,
+    ) -> Self {
         let mut timers = Timers::default();
         timers.set(Deadline::Start, now.mono + limit::START_DEADLINE);
         Self {
             phase: Phase::Greeting,
             settings,
+            policy,
             expected_call_sid,
             stream_sid: None,
             encoder: Encoder::default(),
@@ -169,6 +178,11 @@ impl Call {
         }
     }
 
+    /// How this call is led.
+    pub fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
     /// A text message that is none: not JSON, too deep, a needed field missing. Dropped and counted; the leg
     /// is closed with 1007 at the `limit::MALFORMED_MAX`th.
     pub fn handle_malformed(&mut self, leg: Leg, _now: Now) {
@@ -181,7 +195,7 @@ impl Call {
         *count += 1;
         if *count >= limit::MALFORMED_MAX {
             // RFC 6455 section 7.4.1: data not consistent with the type of the message.
-            self.handle_leg_end(leg, LegEnd::Protocol(1007));
+            self.handle_leg_end(leg, LegEnd::Protocol(1007, "malformed"));
         }
     }
 
@@ -203,7 +217,7 @@ impl Call {
         match outcome {
             Ok(()) => self.enter(Phase::Opening),
             Err(text) => {
-                self.facts.push_back(Fact::Note { text });
+                self.note(text);
                 self.end(EndReason::RealtimeUnavailable);
             }
         }
@@ -215,7 +229,7 @@ impl Call {
             (Leg::Carrier, LegEnd::CloseFrame(..) | LegEnd::Eof) => EndReason::CallerHungUp,
             (Leg::Carrier, LegEnd::Lost) => EndReason::CarrierLost,
             (Leg::Carrier, LegEnd::Stalled) => EndReason::CarrierStalled,
-            (Leg::Carrier, LegEnd::Protocol(_)) => EndReason::CarrierProtocol,
+            (Leg::Carrier, LegEnd::Protocol(..)) => EndReason::CarrierProtocol,
             (Leg::Realtime, LegEnd::CloseFrame(..) | LegEnd::Eof | LegEnd::Lost) => {
                 if self.phase == Phase::Ready {
                     EndReason::RealtimeLost
@@ -224,7 +238,7 @@ impl Call {
                 }
             }
             (Leg::Realtime, LegEnd::Stalled) => EndReason::RealtimeStalled,
-            (Leg::Realtime, LegEnd::Protocol(_)) => EndReason::RealtimeProtocol,
+            (Leg::Realtime, LegEnd::Protocol(..)) => EndReason::RealtimeProtocol,
         };
         if let (Leg::Realtime, LegEnd::CloseFrame(code, text)) = (leg, how)
             && !self.phase.is_ended()
@@ -235,11 +249,18 @@ impl Call {
                 message: text.to_owned(),
             });
         }
-        self.end(reason);
-        if let (LegEnd::Protocol(code), Some((carrier, realtime))) = (how, &mut self.close) {
-            match leg {
-                Leg::Carrier => *carrier = code,
-                Leg::Realtime => *realtime = code,
+        let LegEnd::Protocol(code, label) = how else {
+            self.end(reason);
+            return;
+        };
+        if !self.phase.is_ended() {
+            self.note(format!("{leg:?}: {label}, closed with {code}."));
+            self.end(reason);
+            if let Some((carrier, realtime)) = &mut self.close {
+                *(match leg {
+                    Leg::Carrier => carrier,
+                    Leg::Realtime => realtime,
+                }) = code;
             }
         }
     }
@@ -259,6 +280,12 @@ impl Call {
                 _ => EndReason::RealtimeSetup,
             }),
             Some(Deadline::Pad) => self.on_mute(out),
+            // B22: a one-way stream takes our audio and plays none of it.
+            Some(Deadline::FirstMark) => self.note(
+                "The carrier returns no marks: is this a one-way stream \
+                 (<Start><Stream> where <Connect><Stream> is meant)?"
+                    .to_owned(),
+            ),
             // The rest belong to legs.
             Some(Deadline::Pong | Deadline::Ping | Deadline::Stall | Deadline::Close) => {}
         }
@@ -307,6 +334,10 @@ impl Call {
     /// Caller audio held for the model now, PCMU bytes.
     pub fn held_bytes(&self) -> u64 {
         self.early.as_ref().map_or(0, |early| early.frame_bytes())
+    }
+
+    fn note(&mut self, text: String) {
+        self.facts.push_back(Fact::Note { text });
     }
 
     fn enter(&mut self, next: Phase) {

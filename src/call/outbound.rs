@@ -43,7 +43,7 @@ impl Call {
         &mut self,
         event: ServerEvent<'_>,
         noticed: Noticed,
-        _now: Now,
+        now: Now,
         out: &mut impl Output,
     ) {
         if self.phase.is_ended() {
@@ -54,14 +54,14 @@ impl Call {
         match event {
             ServerEvent::AudioDelta(delta) => {
                 self.stats.scan_fallbacks += u64::from(noticed.fallback);
-                self.on_delta(&delta, out);
+                self.on_delta(&delta, now, out);
             }
             ServerEvent::AudioDone { item_id, .. } => {
                 if self
                     .marks
                     .is_current(known(item_id.as_deref(), ItemId::MAX))
                 {
-                    self.end_item(out);
+                    self.end_item(now, out);
                 }
             }
             ServerEvent::SessionCreated(echo) => self.on_created(&echo, out),
@@ -79,7 +79,7 @@ impl Call {
                 self.speech_open = false;
                 self.timers.clear(Deadline::Pad);
             }
-            ServerEvent::ResponseCreated { response_id } => {
+            ServerEvent::ResponseCreated { response_id, .. } => {
                 if let Some(response_id) = response(response_id.as_deref()) {
                     self.facts.push_back(Fact::ResponseCreated { response_id });
                 }
@@ -89,6 +89,7 @@ impl Call {
                 status,
                 detail,
                 message,
+                ..
             } => {
                 if let Some(message) = message {
                     // A failed response has its error here and in no `error` event.
@@ -105,7 +106,7 @@ impl Call {
                     });
                 }
             }
-            ServerEvent::OutputTranscriptDelta { item_id, delta } => {
+            ServerEvent::OutputTranscriptDelta { item_id, delta, .. } => {
                 self.piece(Speaker::Assistant, item_id.as_deref(), &delta);
             }
             ServerEvent::InputTranscriptDelta { item_id, delta } => {
@@ -114,10 +115,12 @@ impl Call {
             ServerEvent::OutputTranscriptDone {
                 item_id,
                 transcript,
+                ..
             } => self.transcript(Speaker::Assistant, item_id.as_deref(), &transcript),
             ServerEvent::InputTranscriptCompleted {
                 item_id,
                 transcript,
+                ..
             } => self.transcript(Speaker::User, item_id.as_deref(), &transcript),
             ServerEvent::InputTranscriptFailed { code, message } => {
                 self.facts.push_back(Fact::RealtimeError {
@@ -137,7 +140,17 @@ impl Call {
                 message.as_deref(),
                 event_id.as_deref(),
             ),
-            ServerEvent::Ignored { .. } => {}
+            ServerEvent::Ignored { .. }
+            | ServerEvent::ItemAdded { .. }
+            | ServerEvent::ItemDone { .. }
+            | ServerEvent::ItemTruncated { .. }
+            | ServerEvent::ItemDeleted { .. }
+            | ServerEvent::OutputItemAdded { .. }
+            | ServerEvent::OutputItemDone { .. }
+            | ServerEvent::ContentPart { .. }
+            | ServerEvent::Committed { .. }
+            | ServerEvent::InputTimeoutTriggered { .. }
+            | ServerEvent::RateLimits(_) => {}
             ServerEvent::Unknown { .. } => self.stats.drop(Drop::UnknownEvent),
         }
     }
@@ -170,12 +183,10 @@ impl Call {
                     .collect()
             };
             let (input, output) = (name(&echo.input_format), name(&echo.output_format));
-            self.facts.push_back(Fact::Note {
-                text: format!(
-                    "The model confirmed audio formats {input:?} in and {output:?} out; \
-                     audio/pcmu is needed both ways."
-                ),
-            });
+            self.note(format!(
+                "The model confirmed audio formats {input:?} in and {output:?} out; \
+                 audio/pcmu is needed both ways."
+            ));
             self.end(EndReason::RealtimeSetup);
             return;
         }
@@ -195,7 +206,7 @@ impl Call {
     }
 
     /// The hot path, model to caller.
-    fn on_delta(&mut self, delta: &AudioDelta<'_>, out: &mut impl Output) {
+    fn on_delta(&mut self, delta: &AudioDelta<'_>, now: Now, out: &mut impl Output) {
         if !base64::is_valid(&delta.delta) {
             self.stats.drop(Drop::BadBase64);
             return;
@@ -214,7 +225,7 @@ impl Call {
         }
         let item_id = known(delta.item_id.as_deref(), ItemId::MAX);
         if !self.marks.is_current(item_id) {
-            self.end_item(out);
+            self.end_item(now, out);
             self.marks.begin_item(item_id.and_then(ItemId::new));
         }
         let (before, after) = self.encoder.media();
@@ -235,21 +246,25 @@ impl Call {
             self.facts.push_back(Fact::FirstAudio { response_id });
         }
         if let Some(position) = self.marks.on_sent(bytes) {
-            self.send_mark(position, out);
+            self.send_mark(position, now, out);
         }
     }
 
-    fn end_item(&mut self, out: &mut impl Output) {
+    fn end_item(&mut self, now: Now, out: &mut impl Output) {
         if let Some(position) = self.marks.on_item_end() {
-            self.send_mark(position, out);
+            self.send_mark(position, now, out);
         }
     }
 
-    fn send_mark(&mut self, position: Position, out: &mut impl Output) {
+    fn send_mark(&mut self, position: Position, now: Now, out: &mut impl Output) {
         let mut text = std::mem::take(&mut self.text);
         text.clear();
         self.encoder.mark(position.name().as_str(), &mut text);
         if self.send(out, Leg::Carrier, Class::Control, &[&text]) {
+            if self.stats.marks_sent == 0 {
+                self.timers
+                    .set(Deadline::FirstMark, now.mono + limit::FIRST_MARK_DEADLINE);
+            }
             self.stats.marks_sent += 1;
             self.marks.sent(position);
         }

@@ -15,8 +15,8 @@ use std::collections::VecDeque;
 
 /// What audio may not use: marks, pongs and pings still fit when the audio's part is full.
 pub const CONTROL_RESERVE: usize = 64 * 1024;
-/// Capacity that is never given back.
-const KEEP_BYTES: usize = 4 * 1024;
+/// Capacity that is never given back: two of the model's usual deltas.
+const KEEP_BYTES: usize = 8 * 1024;
 /// A burst beyond this is given back as soon as it is out.
 const BURST_BYTES: usize = 256 * 1024;
 /// After this many times empty without need of the capacity, it is given back.

@@ -24,11 +24,14 @@
 //! with `poll_transmit`, `handle_taken` and `handle_sent` until nothing waits. A dial that comes back after the
 //! end is answered with `Abort(Realtime)`.
 
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod leg;
 #[cfg(test)]
 mod tests;
 
 use super::fact::{EndReason, Fact, Leg, Stats};
+use super::policy::Policy;
 use super::state::Phase;
 use super::timer::Deadline;
 use super::{Call, LegEnd};
@@ -55,6 +58,8 @@ pub struct Setup {
     pub call_id: CallId,
     /// What the model is told in `session.update`.
     pub settings: Arc<Settings>,
+    /// How the call is led.
+    pub policy: Arc<Policy>,
     /// The call that `start` must name, when the stream came with a ticket.
     pub expected_call_sid: Option<CallSid>,
     /// Seeds mask keys and event ids.
@@ -105,7 +110,7 @@ impl Session {
         let mut carrier = Wire::new(Leg::Carrier, Role::Server);
         carrier.open(now.mono);
         Self {
-            call: Call::new(setup.settings, setup.expected_call_sid, now),
+            call: Call::new(setup.settings, setup.policy, setup.expected_call_sid, now),
             carrier_reader: Reader::new(Role::Server, limit::CARRIER_MESSAGE_BYTES_MAX),
             carrier_scratch: twilio::Scratch::default(),
             realtime_reader: Reader::new(Role::Client, limit::REALTIME_MESSAGE_BYTES_MAX),
@@ -164,7 +169,8 @@ impl Session {
             Ok((used, None)) => return Some((used, false)),
             Ok((used, Some(message))) => (used, message),
             Err(violation) => {
-                call.handle_leg_end(leg, LegEnd::Protocol(violation.close_code()));
+                let how = LegEnd::Protocol(violation.close_code(), violation.label());
+                call.handle_leg_end(leg, how);
                 return None;
             }
         };
@@ -234,7 +240,7 @@ impl Session {
             }
             self.call.handle_upstream(outcome, now);
             self.settle(now);
-        } else if outcome.is_ok() {
+        } else if outcome.is_ok() && self.wires.realtime.is_over() {
             // The end has overtaken the dial.
             self.wires.intents.push_back(Intent::Abort(Leg::Realtime));
         }
@@ -263,7 +269,9 @@ impl Session {
                         None
                     }
                     // The call's own.
-                    Deadline::Start | Deadline::Upstream | Deadline::Pad => None,
+                    Deadline::Start | Deadline::Upstream | Deadline::Pad | Deadline::FirstMark => {
+                        None
+                    }
                 };
                 if let Some(how) = lost {
                     wire.abort(intents);

@@ -13,6 +13,8 @@ pub enum Deadline {
     Upstream,
     /// Silence for a caller who went mute in mid-speech (`limit::SILENCE_PAD_AFTER`).
     Pad,
+    /// The first mark's return (`limit::FIRST_MARK_DEADLINE`).
+    FirstMark,
     /// The peer's sign of life after our ping (`limit::PONG_DEADLINE`).
     Pong,
     /// Our next ping (`limit::PING_INTERVAL`).
@@ -23,10 +25,11 @@ pub enum Deadline {
     Close,
 }
 
-const ALL: [Deadline; 7] = [
+const ALL: [Deadline; 8] = [
     Deadline::Start,
     Deadline::Upstream,
     Deadline::Pad,
+    Deadline::FirstMark,
     Deadline::Pong,
     Deadline::Ping,
     Deadline::Stall,

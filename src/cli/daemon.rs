@@ -62,6 +62,7 @@ impl Daemon {
         getrandom::fill(&mut ticket_key).map_err(|error| format!("no entropy: {error}"))?;
         let directory: SharedDirectory = Arc::new(ArcSwap::from_pointee(Directory {
             settings: Arc::new(config.agent.clone()),
+            policy: Arc::new(config.policy.clone()),
             ticket_key,
             ..Directory::default()
         }));
@@ -243,7 +244,7 @@ fn simulate(
     };
     runtime.block_on(async {
         let address = SocketAddr::from(([127, 0, 0, 1], 0));
-        match Server::bind(address, Setup::default(), clock).await {
+        match Server::bind(address, Setup::default(), clock) {
             Err(error) => {
                 let _ = ready.send(Err(error));
             }

@@ -2,7 +2,8 @@
 //!
 //! Shell, but it is handed the variables: tests and the demo choose their own.
 
-use super::file::{KEYS, Source, Values, find, nearest, parse_text};
+use super::file::{Source, Values, parse_text};
+use super::schema::{KEYS, find, nearest};
 use super::{Problem, Severity};
 use std::collections::BTreeMap;
 
@@ -74,7 +75,7 @@ fn set(values: &mut Values, path: &str, name: &str, text: &str, problems: &mut V
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::file::Kind;
+    use crate::config::schema::Kind;
 
     fn read(vars: &[(&str, &str)]) -> (Values, Vec<Problem>) {
         let vars = vars

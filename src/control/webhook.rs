@@ -13,8 +13,8 @@ use crate::config::Config;
 use crate::config::url::{Url, is_host, is_loopback_host, split_port};
 use crate::proto::carrier::signature::{body_hash_matches, is_valid, parse_form};
 use crate::proto::carrier::twiml::{self, RejectReason};
+use crate::telemetry::http_meter;
 use crate::telemetry::log::mask_number;
-use crate::telemetry::name::WEBHOOKS;
 use axum::body::{Body, to_bytes};
 use axum::extract::{Request, State};
 use axum::http::header::{CONTENT_TYPE, HOST};
@@ -71,7 +71,7 @@ async fn answer(shared: &Shared, request: Request, mode: Mode) -> Response {
             ("internal", apology())
         }
     };
-    metrics::counter!(WEBHOOKS, "outcome" => outcome).increment(1);
+    http_meter::webhook(outcome);
     response
 }
 

@@ -134,6 +134,8 @@ pub(super) async fn accept(desk: Rc<Desk>, listener: std::net::TcpListener) {
     let mut back_off = BACK_OFF.0;
     while !desk.stopping.get() {
         match listener.accept().await {
+            // Nobody would end its operations any more.
+            Ok(_) if desk.stopping.get() => break,
             Ok((socket, peer)) => {
                 back_off = BACK_OFF.0;
                 match Stranger::enter(&desk, peer.ip()) {
@@ -169,6 +171,9 @@ pub(super) async fn accept(desk: Rc<Desk>, listener: std::net::TcpListener) {
 
 /// One connection, from accept to hand-over or answer.
 async fn serve(desk: Rc<Desk>, stranger: Stranger, socket: TcpStream, peer: SocketAddr) {
+    if desk.stopping.get() {
+        return;
+    }
     let arrived = Instant::now();
     let mut conn = Conn::new(socket, Some(peer), &desk.sockets);
     if conn.set_leg_options(false).is_err() {
@@ -384,6 +389,7 @@ fn admit(
         setup: Box::new(Setup {
             call_id,
             settings: directory.settings.clone(),
+            policy: directory.policy.clone(),
             expected_call_sid: grant.expected_call_sid,
             seed,
         }),

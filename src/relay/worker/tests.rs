@@ -3,10 +3,12 @@
 
 use super::table::Driver;
 use super::*;
-use crate::bus::command::{EchoOutcome, WorkerSender, desk_queue, worker_queue};
+use crate::bus::command::{EchoOutcome, ToDesk, WorkerSender, desk_queue, worker_queue};
 use crate::bus::report::{ReportInbox, report_queue};
+use crate::call::{EndReason, Fact};
 use crate::proto::ws::Role;
 use crate::proto::ws::writer::{Kind, write_frame};
+use crate::transport::Established;
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;

@@ -98,6 +98,7 @@ pub(super) fn setup() -> Setup {
             instructions: "Be \"brief\".".to_owned(),
             ..Settings::default()
         }),
+        policy: Arc::default(),
         expected_call_sid: None,
         seed: [7; 32],
     }
@@ -139,10 +140,6 @@ pub(super) fn delta(item: &str, payload: &str) -> String {
     format!(
         r#"{{"type":"response.output_audio.delta","event_id":"event_9","response_id":"resp_1","item_id":"{item}","output_index":0,"content_index":0,"delta":"{payload}"}}"#
     )
-}
-
-pub(super) fn append(payload: &str) -> String {
-    format!(r#"{{"type":"input_audio_buffer.append","audio":"{payload}"}}"#)
 }
 
 impl Pair {
@@ -190,6 +187,7 @@ impl Pair {
     }
 
     pub(super) fn connect(&mut self) {
+        self.dials = 0;
         self.model.socket_open = true;
         self.session.handle_upstream(Ok(()), now(self.at_ms));
         self.pump();
@@ -360,7 +358,7 @@ impl Pair {
             stats.outbound_bytes_sent + stats.outbound_bytes_dropped
         );
         if let Some((_, last)) = self.end() {
-            assert_eq!(&**last, stats, "counted after the end");
+            assert_eq!(last, stats, "counted after the end");
             assert_eq!(self.session.held_bytes(), 0);
         }
         if self.session.is_finished() {
@@ -370,9 +368,9 @@ impl Pair {
     }
 
     /// How it ended.
-    pub(super) fn end(&self) -> Option<(EndReason, &Box<Stats>)> {
+    pub(super) fn end(&self) -> Option<(EndReason, &Stats)> {
         self.facts.iter().find_map(|fact| match fact {
-            Fact::Ended { reason, stats } => Some((*reason, stats)),
+            Fact::Ended { reason, stats } => Some((*reason, &**stats)),
             _ => None,
         })
     }
