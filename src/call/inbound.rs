@@ -264,6 +264,7 @@ impl Call {
                 self.facts.push_back(Fact::MarkReturned {
                     name: position.name(),
                 });
+                self.end_when_heard();
             }
             None => self.stats.drop(Drop::UnknownMark),
         }

@@ -80,6 +80,7 @@ impl Call {
                 self.timers.clear(Deadline::Pad);
             }
             ServerEvent::ResponseCreated { response_id, .. } => {
+                self.on_response_created();
                 if let Some(response_id) = response(response_id.as_deref()) {
                     self.facts.push_back(Fact::ResponseCreated { response_id });
                 }
@@ -98,6 +99,8 @@ impl Call {
                         message: message.into_owned(),
                     });
                 }
+                let cancelled = status.as_deref() == Some("cancelled");
+                self.on_response_done(response_id.as_deref(), cancelled, now, out);
                 if let Some(response_id) = response(response_id.as_deref()) {
                     self.facts.push_back(Fact::ResponseDone {
                         response_id,
@@ -140,13 +143,15 @@ impl Call {
                 message.as_deref(),
                 event_id.as_deref(),
             ),
+            ServerEvent::OutputItemDone {
+                response_id, item, ..
+            } => self.on_output_item(response_id.as_deref(), &item, now, out),
             ServerEvent::Ignored { .. }
             | ServerEvent::ItemAdded { .. }
             | ServerEvent::ItemDone { .. }
             | ServerEvent::ItemTruncated { .. }
             | ServerEvent::ItemDeleted { .. }
             | ServerEvent::OutputItemAdded { .. }
-            | ServerEvent::OutputItemDone { .. }
             | ServerEvent::ContentPart { .. }
             | ServerEvent::Committed { .. }
             | ServerEvent::InputTimeoutTriggered { .. }
@@ -250,13 +255,13 @@ impl Call {
         }
     }
 
-    fn end_item(&mut self, now: Now, out: &mut impl Output) {
+    pub(super) fn end_item(&mut self, now: Now, out: &mut impl Output) {
         if let Some(position) = self.marks.on_item_end() {
             self.send_mark(position, now, out);
         }
     }
 
-    fn send_mark(&mut self, position: Position, now: Now, out: &mut impl Output) {
+    pub(super) fn send_mark(&mut self, position: Position, now: Now, out: &mut impl Output) {
         let mut text = std::mem::take(&mut self.text);
         text.clear();
         self.encoder.mark(position.name().as_str(), &mut text);

@@ -4,6 +4,7 @@
 use crate::base::id::WorkerId;
 use crate::bus::command::{EchoOutcome, ToWorker, WorkerSender, desk_queue, worker_queue};
 use crate::bus::report::report_queue;
+use crate::bus::tool::tool_queue;
 use crate::proto::realtime::endpoint::{Endpoint, connect_url};
 use crate::proto::ws::Role;
 use crate::relay::desk::dial;
@@ -28,6 +29,7 @@ pub fn run(
         inbox,
         desk,
         reports,
+        tools: tool_queue(1).0,
         clock: SystemClock::new(),
     };
     let thread =

@@ -4,11 +4,12 @@
 
 use super::name;
 use crate::base::id::WorkerId;
+use crate::call::tools::Outcome;
 use crate::call::{Drop, EndReason, Stats};
-use metrics::{Counter, Gauge, Label};
+use metrics::{Counter, Gauge, Histogram, Label};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use std::sync::OnceLock;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// What a worker counts beside its sessions. Totals since start, or values of now.
 #[derive(Clone, Debug, Default)]
@@ -163,6 +164,11 @@ pub fn describe() {
     for (name, help) in name::GAUGES {
         metrics::describe_gauge!(*name, *help);
     }
+    metrics::describe_histogram!(
+        name::TOOL_CALL_DURATION,
+        metrics::Unit::Seconds,
+        "From the model's call of a tool to its answer's turn"
+    );
     metrics::gauge!(name::BUILD_INFO, "version" => crate::VERSION, "commit" => crate::COMMIT)
         .set(1.0);
     let started = SystemTime::now()
@@ -178,6 +184,8 @@ pub struct WorkerMeter {
     totals: Vec<Counter>,
     gauges: Vec<Gauge>,
     ended: Vec<(EndReason, Counter)>,
+    tools: Vec<(Outcome, Counter)>,
+    tool_duration: Histogram,
 }
 
 impl std::fmt::Debug for WorkerMeter {
@@ -218,6 +226,14 @@ impl WorkerMeter {
                 .iter()
                 .map(|(n, l, _)| metrics::gauge!(*n, labels(l)))
                 .collect(),
+            tools: Outcome::ALL
+                .iter()
+                .map(|outcome| {
+                    let labels = [("outcome", outcome.label())];
+                    (*outcome, counter(name::TOOL_CALLS, &labels))
+                })
+                .collect(),
+            tool_duration: metrics::histogram!(name::TOOL_CALL_DURATION, labels(&[])),
             ended: name::END_REASONS
                 .iter()
                 .map(|reason| {
@@ -234,6 +250,14 @@ impl WorkerMeter {
                 })
                 .collect(),
         }
+    }
+
+    /// Counts one answered call of a tool.
+    pub fn tool(&self, outcome: Outcome, took: Duration) {
+        if let Some((_, counter)) = self.tools.iter().find(|(o, _)| *o == outcome) {
+            counter.increment(1);
+        }
+        self.tool_duration.record(took.as_secs_f64());
     }
 
     /// Publishes totals: the worker's own and the sum over all its sessions, ended and live.

@@ -57,6 +57,10 @@ pub const TLS_ERRORS: &str = "voxrelay_worker_tls_errors_total";
 pub const HTTP_REQUESTS: &str = "voxrelay_http_requests_total";
 /// Voice webhooks by `outcome`.
 pub const WEBHOOKS: &str = "voxrelay_webhooks_total";
+/// Calls of tools that were answered, by `outcome`.
+pub const TOOL_CALLS: &str = "voxrelay_tool_calls_total";
+/// From the model's call of a tool to its answer's turn.
+pub const TOOL_CALL_DURATION: &str = "voxrelay_tool_call_duration_seconds";
 /// Always 1; `version` and `commit` tell the build.
 pub const BUILD_INFO: &str = "voxrelay_build_info";
 /// When the process started, seconds since 1970.
@@ -99,6 +103,7 @@ pub const COUNTERS: &[(&str, &str)] = &[
     (TLS_ERRORS, "TLS errors on established legs"),
     (HTTP_REQUESTS, "Requests answered by the control plane"),
     (WEBHOOKS, "Voice webhooks by outcome"),
+    (TOOL_CALLS, "Calls of tools that were answered, by outcome"),
 ];
 
 /// Name and help of every gauge above.
@@ -125,6 +130,7 @@ pub const END_REASONS: &[EndReason] = &[
     EndReason::RealtimeLost,
     EndReason::RealtimeStalled,
     EndReason::RealtimeProtocol,
+    EndReason::EndedByModel,
     EndReason::HungUpByOperator,
     EndReason::Drained,
     EndReason::Internal,

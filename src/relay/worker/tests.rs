@@ -31,6 +31,7 @@ impl Fixture {
             inbox,
             desk,
             reports,
+            tools: tool_queue(1).0,
             clock: SystemClock::new(),
         };
         let thread = start(parts).expect("io_uring");
@@ -161,6 +162,7 @@ fn a_planted_panic_ends_its_call_and_every_other_goes_on() {
         inbox,
         desk,
         reports,
+        tools: tool_queue(1).0,
         clock: SystemClock::new(),
     };
     let mut worker = Worker::new(parts).expect("io_uring");
