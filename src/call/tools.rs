@@ -358,8 +358,9 @@ impl ToolBox {
     pub fn handle_upstream_lost(&mut self) {
         self.rounds.clear();
         self.requests.clear();
-        self.actions
-            .retain(|action| !matches!(action, ToolAction::Output { .. } | ToolAction::WantResponse));
+        self.actions.retain(|action| {
+            !matches!(action, ToolAction::Output { .. } | ToolAction::WantResponse)
+        });
         self.last_done = None;
     }
 
@@ -460,7 +461,13 @@ impl ToolBox {
     }
 
     fn run(&mut self, builtin: Builtin, arguments: &Map<String, Value>, now: Now) -> State {
-        let text = |key: &str| arguments.get(key).and_then(Value::as_str).unwrap_or("").trim();
+        let text = |key: &str| {
+            arguments
+                .get(key)
+                .and_then(Value::as_str)
+                .unwrap_or("")
+                .trim()
+        };
         match builtin {
             Builtin::EndCall => State::Ending {
                 reason: cut(text("reason"), 256).to_owned(),
@@ -514,10 +521,9 @@ impl ToolBox {
 
     /// The response's round, made when it has none.
     fn round(&mut self, response: Option<ResponseId>) -> &mut Round {
-        let at = self
-            .rounds
-            .iter()
-            .position(|round| round.response == response && (response.is_some() || round.done.is_none()));
+        let at = self.rounds.iter().position(|round| {
+            round.response == response && (response.is_some() || round.done.is_none())
+        });
         let at = at.unwrap_or_else(|| {
             if self.rounds.len() == ROUNDS_MAX {
                 self.rounds.pop_front();

@@ -166,7 +166,13 @@ fn leave(calls: &mut HashMap<CallId, Lane>, call_id: CallId) {
     }
 }
 
-async fn answer(client: Client, clock: impl Clock, worker: Option<WorkerSender>, request: ToolRequest, mut rng: Rng) {
+async fn answer(
+    client: Client,
+    clock: impl Clock,
+    worker: Option<WorkerSender>,
+    request: ToolRequest,
+    mut rng: Rng,
+) {
     let result = request::run(&client, &clock, &request.call_id, &request.call, &mut rng).await;
     let Some(worker) = worker else { return };
     let mut order = ToWorker::ToolResult {

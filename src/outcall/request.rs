@@ -31,7 +31,13 @@ enum Failure {
 
 /// Asks until there is an answer, the tries are used up or the time is over. Never errs: what goes wrong is the
 /// answer.
-pub async fn run(client: &Client, clock: &impl Clock, call_id: &CallId, call: &ToolCall, rng: &mut Rng) -> ToolResult {
+pub async fn run(
+    client: &Client,
+    clock: &impl Clock,
+    call_id: &CallId,
+    call: &ToolCall,
+    rng: &mut Rng,
+) -> ToolResult {
     let left = call.expires.since(clock.now().mono);
     let timeout = || {
         error_output(
@@ -100,7 +106,12 @@ fn body(call_id: &CallId, call: &ToolCall) -> String {
     )
 }
 
-async fn attempt(client: &Client, now: Now, call: &ToolCall, body: &str) -> Result<String, Failure> {
+async fn attempt(
+    client: &Client,
+    now: Now,
+    call: &ToolCall,
+    body: &str,
+) -> Result<String, Failure> {
     let tool = &call.tool;
     let mut request = client
         .post(&tool.url)
@@ -132,7 +143,10 @@ async fn attempt(client: &Client, now: Now, call: &ToolCall, body: &str) -> Resu
     }
     let again = status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS;
     let what = if status.is_redirection() {
-        format!("The tool answered HTTP {} and wants to be asked elsewhere, which is not allowed.", status.as_u16())
+        format!(
+            "The tool answered HTTP {} and wants to be asked elsewhere, which is not allowed.",
+            status.as_u16()
+        )
     } else {
         format!("The tool answered HTTP {}.", status.as_u16())
     };
@@ -142,7 +156,9 @@ async fn attempt(client: &Client, now: Now, call: &ToolCall, body: &str) -> Resu
     };
     let advice = "Tell the caller that it did not work, and offer another way.";
     let output = match detail {
-        Some(detail) => serde_json::json!({ "error": format!("{what} {advice}"), "detail": detail }).to_string(),
+        Some(detail) => {
+            serde_json::json!({ "error": format!("{what} {advice}"), "detail": detail }).to_string()
+        }
         None => error_output(&what, advice),
     };
     Err(match again {
@@ -170,9 +186,14 @@ async fn read(mut response: Response, max: usize) -> Result<String, Failure> {
     };
     let kind = kind(&response);
     if kind == Kind::Other {
-        return Err(bad("The tool answered something that is neither JSON nor text."));
+        return Err(bad(
+            "The tool answered something that is neither JSON nor text.",
+        ));
     }
-    if response.content_length().is_some_and(|length| length > max as u64) {
+    if response
+        .content_length()
+        .is_some_and(|length| length > max as u64)
+    {
         return Err(too_long());
     }
     let mut bytes = Vec::new();

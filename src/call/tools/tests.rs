@@ -133,7 +133,11 @@ fn nonsense_is_answered_at_once_in_words() {
         ("send_dtmf", "{\"digits\":\"call me\"}", "no telephone keys"),
         ("send_dtmf", "{\"digits\":5}", "no telephone keys"),
         ("take_note", "{\"text\":\" \"}", "empty"),
-        ("transfer_to_human", "{\"reason\":\"angry\"}", "Nobody can be reached"),
+        (
+            "transfer_to_human",
+            "{\"reason\":\"angry\"}",
+            "Nobody can be reached",
+        ),
     ] {
         let mut tools = toolbox();
         tools.handle_item_done(Some("r1"), &item("a", name, arguments), at(0));
@@ -204,7 +208,10 @@ fn a_tool_that_says_nothing_is_given_up_behind_its_own_deadline() {
     tools.handle_response_done(Some("r1"), false, at(0));
     // 5 s a try, two tries' worth in all, and the margin.
     assert_eq!(tools.poll_timeout(), Some(at(12_000).mono));
-    assert_eq!(tools.poll_request().expect("asked").expires, at(10_000).mono);
+    assert_eq!(
+        tools.poll_request().expect("asked").expires,
+        at(10_000).mono
+    );
     assert!(!tools.handle_timeout(at(11_999)));
     assert!(tools.handle_timeout(at(12_000)));
     let done = drain(&mut tools);
@@ -218,7 +225,11 @@ fn a_tool_that_says_nothing_is_given_up_behind_its_own_deadline() {
 #[test]
 fn the_call_ends_when_the_goodbye_s_response_is_done() {
     let mut tools = toolbox();
-    tools.handle_item_done(Some("r1"), &item("a", "end_call", "{\"reason\":\"done\"}"), at(0));
+    tools.handle_item_done(
+        Some("r1"),
+        &item("a", "end_call", "{\"reason\":\"done\"}"),
+        at(0),
+    );
     assert_eq!(drain(&mut tools), [""; 0]);
     tools.handle_response_done(Some("r1"), false, at(5));
     assert_eq!(drain(&mut tools), ["end:done", "a={\"ok\":true}"]);
@@ -257,7 +268,11 @@ fn a_cancelled_response_s_tools_answer_but_ask_for_nothing() {
 fn built_in_tools_decide_and_answer() {
     let mut tools = toolbox();
     tools.handle_item_done(None, &item("a", "send_dtmf", "{\"digits\":\"1w#\"}"), at(0));
-    tools.handle_item_done(None, &item("b", "take_note", "{\"text\":\"Likes tea.\"}"), at(0));
+    tools.handle_item_done(
+        None,
+        &item("b", "take_note", "{\"text\":\"Likes tea.\"}"),
+        at(0),
+    );
     tools.handle_response_done(None, false, at(1));
     assert_eq!(
         drain(&mut tools),

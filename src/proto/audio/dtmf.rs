@@ -159,7 +159,11 @@ mod tests {
         let code = !code;
         let magnitude =
             ((2.0 * f64::from(code & 15) + 33.0) * 2f64.powi(i32::from(code >> 4 & 7))) - 33.0;
-        if code & 0x80 == 0 { magnitude } else { -magnitude }
+        if code & 0x80 == 0 {
+            magnitude
+        } else {
+            -magnitude
+        }
     }
 
     /// Goertzel's recurrence: the power of one frequency in a block, as the squared peak of a sine.
@@ -179,7 +183,10 @@ mod tests {
     }
 
     fn all_frequencies() -> Vec<f64> {
-        let mut all: Vec<f64> = TABLE.iter().flat_map(|(_, low, high)| [*low, *high]).collect();
+        let mut all: Vec<f64> = TABLE
+            .iter()
+            .flat_map(|(_, low, high)| [*low, *high])
+            .collect();
         all.sort_by(f64::total_cmp);
         all.dedup();
         all
@@ -195,7 +202,9 @@ mod tests {
             .map(|block| {
                 let power: Vec<f64> = all.iter().map(|hz| goertzel(block, *hz)).collect();
                 let best = |range: std::ops::Range<usize>| {
-                    range.max_by(|a, b| power[*a].total_cmp(&power[*b])).expect("four")
+                    range
+                        .max_by(|a, b| power[*a].total_cmp(&power[*b]))
+                        .expect("four")
                 };
                 let (low, high) = (best(0..4), best(4..8));
                 let loud = dbm0(power[low]) > -20.0 && dbm0(power[high]) > -20.0;
@@ -252,7 +261,11 @@ mod tests {
                     b += s * (w * i as f64).sin() * 2.0 / n;
                 }
                 let part = |i: usize| a * (w * i as f64).cos() + b * (w * i as f64).sin();
-                samples.iter().enumerate().map(|(i, s)| s - part(i)).collect()
+                samples
+                    .iter()
+                    .enumerate()
+                    .map(|(i, s)| s - part(i))
+                    .collect()
             };
             // The two sines are not quite orthogonal over the window: a few rounds separate them.
             let mut rest = steady.clone();
