@@ -10,8 +10,6 @@ use crate::call::tools::{Outcome, ToolCall, ToolCallId, ToolResult};
 use crate::proto::realtime::tool::HttpTool;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, RawFd};
-use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
@@ -379,25 +377,13 @@ async fn an_order_that_nobody_waits_for_is_not_given() {
     assert_eq!(server.requests().len(), 0);
 }
 
-struct Wake(RawFd);
-
-impl AsRawFd for Wake {
-    fn as_raw_fd(&self) -> RawFd {
-        self.0
-    }
-}
-
-async fn next(inbox: &WorkerInbox, wake: &AsyncFd<Wake>) -> (SlotKey, ToolResult) {
+async fn next(inbox: &WorkerInbox) -> (SlotKey, ToolResult) {
     loop {
-        inbox.clear();
-        if let Some(order) = inbox.next() {
-            match order {
-                ToWorker::ToolResult { slot, result } => return (slot, result),
-                other => panic!("{other:?}"),
-            }
+        match inbox.next() {
+            Some(ToWorker::ToolResult { slot, result }) => return (slot, result),
+            Some(other) => panic!("{other:?}"),
+            None => tokio::task::yield_now().await,
         }
-        let mut guard = wake.readable().await.expect("an eventfd");
-        guard.clear_ready();
     }
 }
 
@@ -406,7 +392,6 @@ async fn one_call_s_slow_tools_leave_room_for_another_s() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback");
     let address = listener.local_addr().expect("bound");
     let (orders, inbox) = worker_queue(64).expect("eventfd");
-    let wake = AsyncFd::new(Wake(inbox.wake_fd())).expect("pollable");
     let (requests, tool_inbox) = tool_queue(64);
     let outcall = start(Parts {
         inbox: tool_inbox,
@@ -457,7 +442,7 @@ async fn one_call_s_slow_tools_leave_room_for_another_s() {
     }
     let mut slots = Vec::new();
     for _ in 0..7 {
-        let (slot, result) = next(&inbox, &wake).await;
+        let (slot, result) = next(&inbox).await;
         assert_eq!((slot.generation, result.outcome), (3, Outcome::Ok));
         slots.push(slot.index);
     }

@@ -7,7 +7,7 @@ use crate::base::id::WorkerId;
 use crate::call::tools::Outcome;
 use crate::call::{Drop, EndReason, Stats};
 use metrics::{Counter, Gauge, Histogram, Label};
-use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use std::sync::OnceLock;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -144,7 +144,7 @@ const WORKER_GAUGES: &[Total<WorkerStats>] = &[
 pub fn install() -> PrometheusHandle {
     static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
     let install = || {
-        let recorder = PrometheusBuilder::new().build_recorder();
+        let recorder = builder().build_recorder();
         let handle = recorder.handle();
         // Only somebody else's recorder can be in the way: then ours stays empty, and calls go on.
         if metrics::set_global_recorder(recorder).is_err() {
@@ -154,6 +154,14 @@ pub fn install() -> PrometheusHandle {
         handle
     };
     HANDLE.get_or_init(install).clone()
+}
+
+/// A recorder in which durations have buckets: quantiles of two workers can't be added up.
+fn builder() -> PrometheusBuilder {
+    let tools = Matcher::Full(name::TOOL_CALL_DURATION.to_owned());
+    PrometheusBuilder::new()
+        .set_buckets_for_metric(tools, name::TOOL_CALL_BUCKETS)
+        .expect("there are buckets")
 }
 
 /// Tells the current recorder what each metric is, and sets those that never change.
@@ -289,7 +297,7 @@ mod tests {
     use super::*;
 
     fn rendered(with: impl FnOnce()) -> String {
-        let recorder = PrometheusBuilder::new().build_recorder();
+        let recorder = builder().build_recorder();
         let handle = recorder.handle();
         metrics::with_local_recorder(&recorder, || {
             describe();
@@ -342,9 +350,26 @@ mod tests {
     }
 
     #[test]
+    fn tools_are_counted_by_outcome_and_timed_in_buckets() {
+        let text = rendered(|| {
+            let meter = WorkerMeter::new(WorkerId(0));
+            for outcome in Outcome::ALL {
+                meter.tool(outcome, Duration::from_millis(300));
+            }
+            meter.tool(Outcome::Timeout, Duration::from_secs(5));
+        });
+        let has = |line: &str| assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
+        has("voxrelay_tool_calls_total{outcome=\"ok\",worker=\"0\"} 1");
+        has("voxrelay_tool_calls_total{outcome=\"timeout\",worker=\"0\"} 2");
+        has("voxrelay_tool_call_duration_seconds_bucket{worker=\"0\",le=\"0.5\"} 10");
+        has("voxrelay_tool_call_duration_seconds_count{worker=\"0\"} 11");
+    }
+
+    #[test]
     fn all_names_are_described() {
         let text = rendered(|| {
             let meter = WorkerMeter::new(WorkerId(0));
+            meter.tool(Outcome::Ok, Duration::ZERO);
             meter.publish(&WorkerStats::default(), &Stats::default());
         });
         for line in text
@@ -352,6 +377,10 @@ mod tests {
             .filter(|line| !line.starts_with('#') && !line.is_empty())
         {
             let name = line.split(['{', ' ']).next().expect("a line has a name");
+            let name = ["_bucket", "_sum", "_count"]
+                .iter()
+                .find_map(|part| name.strip_suffix(part))
+                .unwrap_or(name);
             assert!(text.contains(&format!("# HELP {name} ")), "{name}");
         }
     }

@@ -61,6 +61,8 @@ pub const WEBHOOKS: &str = "voxrelay_webhooks_total";
 pub const TOOL_CALLS: &str = "voxrelay_tool_calls_total";
 /// From the model's call of a tool to its answer's turn.
 pub const TOOL_CALL_DURATION: &str = "voxrelay_tool_call_duration_seconds";
+/// Its buckets' upper ends, seconds: from built-in tools to one that was given up.
+pub const TOOL_CALL_BUCKETS: &[f64] = &[0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0];
 /// Always 1; `version` and `commit` tell the build.
 pub const BUILD_INFO: &str = "voxrelay_build_info";
 /// When the process started, seconds since 1970.

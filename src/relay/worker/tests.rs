@@ -5,6 +5,7 @@ use super::table::Driver;
 use super::*;
 use crate::bus::command::{EchoOutcome, ToDesk, WorkerSender, desk_queue, worker_queue};
 use crate::bus::report::{ReportInbox, report_queue};
+use crate::bus::tool::tool_queue;
 use crate::call::{EndReason, Fact};
 use crate::proto::ws::Role;
 use crate::proto::ws::writer::{Kind, write_frame};

@@ -7,3 +7,4 @@ mod hostile;
 mod model;
 mod sim;
 mod start;
+mod tools;
