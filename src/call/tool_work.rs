@@ -2,31 +2,29 @@
 
 use super::fact::{EndReason, Leg};
 use super::outbox::Class;
+use super::responses::{Want, Why};
 use super::state::Phase;
 use super::tools::{ToolAction, ToolCall, ToolResult};
-use super::{Call, Drop, Output};
+use super::{Call, Output};
 use crate::base::time::{Mono, Now};
 use crate::proto::audio::{base64, dtmf};
 use crate::proto::realtime::client_event::{self, NewItem};
-use crate::proto::realtime::server_event::Item;
+use crate::proto::realtime::server_event::{AudioDelta, Item};
+use std::borrow::Cow;
 use std::time::Duration;
 
-/// Names our `response.create` behind tools.
-const RESPONSE_EVENT_ID: &str = "vr_tool_response";
 /// Names our outputs.
 const OUTPUT_EVENT_ID: &str = "vr_tool_output";
 /// Tones go out in messages of this much audio, bytes: 200 ms, as a mark follows each.
 const TONE_CHUNK_BYTES: usize = 1_600;
+/// The content index of tones: no part of an item that a model makes.
+const TONES: u64 = u64::MAX;
 /// How long the goodbye may take to be heard before the call ends anyway.
 const GOODBYE_MAX: Duration = Duration::from_secs(20);
 
 /// What of the tools' affairs is the call's own.
 #[derive(Debug, Default)]
 pub(super) struct ToolWork {
-    /// A response is under way: the next has to wait.
-    responding: bool,
-    /// A response is wanted when that one is done. One for however many ask.
-    wanted: bool,
     /// The model ended the call; at the latest then.
     ending: Option<Mono>,
 }
@@ -56,21 +54,15 @@ impl Call {
         }
     }
 
-    pub(super) fn on_response_created(&mut self) {
-        self.tool_work.responding = true;
-    }
-
-    pub(super) fn on_response_done(
+    pub(super) fn on_tools_done(
         &mut self,
         response_id: Option<&str>,
         cancelled: bool,
         now: Now,
         out: &mut impl Output,
     ) {
-        self.tool_work.responding = false;
         self.tools.handle_response_done(response_id, cancelled, now);
         self.work(now, out);
-        self.respond(out);
     }
 
     /// The earliest deadline of the tools.
@@ -96,11 +88,19 @@ impl Call {
         acted
     }
 
-    /// Ends a call that the model has ended, once every mark is back: its goodbye was heard.
-    pub(super) fn end_when_heard(&mut self) {
-        if self.tool_work.ending.is_some() && self.stats.marks_returned >= self.stats.marks_sent {
-            self.end(EndReason::EndedByModel);
+    /// Ends a call that the model has ended, once its goodbye was heard.
+    pub(super) fn end_when_heard(&mut self, now: Now) {
+        if self.tool_work.ending.is_some() {
+            self.playback.advance(now.mono);
+            if !self.playback.is_unheard() {
+                self.end(EndReason::EndedByModel);
+            }
         }
+    }
+
+    /// The caller spoke into the goodbye: the call goes on, and the model may end it again.
+    pub(super) fn keep_going(&mut self) {
+        self.tool_work.ending = None;
     }
 
     fn work(&mut self, now: Now, out: &mut impl Output) {
@@ -121,14 +121,17 @@ impl Call {
                     self.send(out, Leg::Realtime, Class::Control, &[event.as_bytes()]);
                 }
                 ToolAction::WantResponse => {
-                    self.tool_work.wanted = true;
-                    self.respond(out);
+                    let want = Want {
+                        why: Why::Tools,
+                        instructions: None,
+                    };
+                    self.want(want, now, out);
                 }
                 ToolAction::EndCall { reason } => {
                     self.note(format!("the model ended the call: {reason:?}"));
                     self.end_item(now, out);
                     self.tool_work.ending = Some(now.mono + GOODBYE_MAX);
-                    self.end_when_heard();
+                    self.end_when_heard(now);
                 }
                 ToolAction::PlayDtmf(digits) => self.play_keys(&digits, now, out),
                 ToolAction::Report(fact) => self.facts.push_back(fact),
@@ -136,43 +139,21 @@ impl Call {
         }
     }
 
-    /// One response at a time: a second `response.create` would be refused.
-    fn respond(&mut self, out: &mut impl Output) {
-        if !self.tool_work.wanted || self.tool_work.responding || self.phase != Phase::Ready {
-            return;
-        }
-        let event = client_event::response_create(None, None, RESPONSE_EVENT_ID);
-        if self.send(out, Leg::Realtime, Class::Control, &[event.as_bytes()]) {
-            self.tool_work.wanted = false;
-            self.tool_work.responding = true;
-        }
-    }
-
-    /// Tones for the caller's side, behind the audio that is already queued.
+    /// Tones for the caller's side, behind the audio that is already queued: on the same way as the model's audio, as
+    /// an item without a name, so that a caller who speaks cuts them like any other.
     fn play_keys(&mut self, digits: &dtmf::Digits, now: Now, out: &mut impl Output) {
-        self.end_item(now, out);
-        self.marks.begin_item(None);
         let mut tones = Vec::new();
         dtmf::tones_into(digits, &mut tones);
-        let mut text = Vec::new();
         for chunk in tones.chunks(TONE_CHUNK_BYTES) {
-            text.clear();
+            let mut text = Vec::new();
             base64::encode_into(chunk, &mut text);
-            let bytes = chunk.len() as u64;
-            self.stats.outbound_frames += 1;
-            self.stats.outbound_bytes += bytes;
-            let (before, after) = self.encoder.media();
-            if !out.send(Leg::Carrier, Class::Audio, &[before, &text, after]) {
-                self.stats.drop(Drop::OutboxFull);
-                self.stats.outbound_bytes_dropped += bytes;
-                continue;
-            }
-            self.stats.carrier_messages_out += 1;
-            self.stats.outbound_frames_sent += 1;
-            self.stats.outbound_bytes_sent += bytes;
-            if let Some(position) = self.marks.on_sent(bytes) {
-                self.send_mark(position, now, out);
-            }
+            let delta = AudioDelta {
+                response_id: None,
+                item_id: None,
+                content_index: TONES,
+                delta: Cow::Owned(text),
+            };
+            self.on_delta(&delta, now, out);
         }
         self.end_item(now, out);
     }
