@@ -238,6 +238,7 @@ fn the_leg_that_grows_past_the_budget_pays_and_its_bytes_are_counted_home() {
         inbox,
         desk,
         reports,
+        tools: tool_queue(1).0,
         clock: SystemClock::new(),
         grown_bytes_max: 256 * 1024,
     };

@@ -183,3 +183,16 @@ fn a_cut_off_call_with_broken_arguments_is_passed_over() {
     assert!(pair.session.poll_tool().is_none());
     assert_eq!(told(&pair), [""; 0]);
 }
+
+#[test]
+fn a_caller_who_speaks_into_the_goodbye_keeps_the_call() {
+    let mut pair = with_tools();
+    pair.model(&delta("item_1", &payload(1)));
+    function_call(&mut pair, "a", "end_call", "{}");
+    response_done(&mut pair);
+    pair.model(
+        r#"{"type":"input_audio_buffer.speech_started","audio_start_ms":900,"item_id":"item_2"}"#,
+    );
+    pair.pass(25_000);
+    assert_eq!(pair.reason(), None);
+}
