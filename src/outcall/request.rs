@@ -70,7 +70,8 @@ pub async fn run(
         match failure {
             Failure::Final(outcome, output) => break (outcome, output),
             Failure::Again(outcome, output) => {
-                let chance = u64::from(rng.next_u32()) * (pause.as_nanos() as u64 / 2) >> 32;
+                let half = pause.as_nanos() as u64 / 2;
+                let chance = (u64::from(rng.next_u32()) * half) >> 32;
                 let next = Instant::now() + pause / 2 + Duration::from_nanos(chance);
                 if tries > call.tool.retries || next >= end {
                     break (outcome, output);
