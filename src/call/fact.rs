@@ -51,6 +51,8 @@ pub enum EndReason {
     RealtimeStalled,
     /// The model broke the WebSocket protocol.
     RealtimeProtocol,
+    /// The model ended it (`end_call`), and its goodbye was heard.
+    EndedByModel,
     /// An operator ended it.
     HungUpByOperator,
     /// The daemon stops and the drain time is over.
@@ -68,7 +70,7 @@ impl EndReason {
             | UnsupportedMedia | NotAuthorized => Side::Carrier,
             RealtimeUnavailable | RealtimeSetup | RealtimeLost | RealtimeStalled
             | RealtimeProtocol => Side::Realtime,
-            HungUpByOperator | Drained | Internal => Side::Local,
+            EndedByModel | HungUpByOperator | Drained | Internal => Side::Local,
         }
     }
 
@@ -88,6 +90,7 @@ impl EndReason {
             RealtimeLost => "realtime_lost",
             RealtimeStalled => "realtime_stalled",
             RealtimeProtocol => "realtime_protocol",
+            EndedByModel => "ended_by_model",
             HungUpByOperator => "hung_up_by_operator",
             Drained => "drained",
             Internal => "internal",
@@ -100,7 +103,7 @@ impl EndReason {
     pub fn close_code(self, leg: Leg) -> u16 {
         use EndReason::*;
         let (carrier, realtime) = match self {
-            CallerHungUp | CarrierLost | HungUpByOperator => (1000, 1000),
+            CallerHungUp | CarrierLost | EndedByModel | HungUpByOperator => (1000, 1000),
             // Going away: this process stops.
             Drained => (1001, 1001),
             CarrierProtocol => (1002, 1000),
@@ -249,6 +252,20 @@ pub enum Fact {
     Note {
         /// One sentence.
         text: String,
+    },
+    /// The model wrote something down (`take_note`).
+    NoteTaken {
+        /// Its words.
+        text: String,
+    },
+    /// A call of a tool was answered.
+    ToolFinished {
+        /// What the model called, cut to 64 bytes.
+        name: String,
+        /// How it went.
+        outcome: super::tools::Outcome,
+        /// From the call to its answer's turn.
+        took: std::time::Duration,
     },
     /// The call is over; nothing follows.
     Ended {

@@ -6,6 +6,7 @@ use crate::base::limit;
 use crate::bus::command::{EchoOutcome, ToWorker, WorkerSender, desk_queue, worker_queue};
 use crate::bus::report::report_queue;
 use crate::config::url::redacted;
+use crate::bus::tool::tool_queue;
 use crate::proto::realtime::endpoint::{Endpoint, connect_url};
 use crate::proto::ws::Role;
 use crate::relay::desk::dial;
@@ -31,6 +32,7 @@ pub fn run(
         inbox,
         desk,
         reports,
+        tools: tool_queue(1).0,
         clock: SystemClock::new(),
         grown_bytes_max: limit::GROWN_BYTES_BUDGET,
     };

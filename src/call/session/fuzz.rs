@@ -46,6 +46,7 @@ pub fn play(bytes: &[u8]) {
         settings: Arc::new(Settings::default()),
         policy: Arc::default(),
         expected_call_sid: None,
+        policy: Arc::default(),
         seed: [0; 32],
     };
     let mut shell = Shell {
@@ -177,9 +178,7 @@ impl Shell {
         );
         assert_eq!(
             stats.outbound_bytes,
-            stats.outbound_bytes_sent
-                + stats.outbound_bytes_dropped
-                + self.session.paused_bytes()
+            stats.outbound_bytes_sent + stats.outbound_bytes_dropped + self.session.paused_bytes()
         );
     }
 }

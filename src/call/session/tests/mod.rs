@@ -8,3 +8,4 @@ mod hostile;
 mod model;
 mod sim;
 mod start;
+mod tools;
