@@ -2,7 +2,7 @@
 //!
 //! Shell, but it is handed the variables: tests and the demo choose their own.
 
-use super::file::{KEYS, Source, Values, find, nearest, parse_text};
+use super::file::{KEYS, List, Source, Values, find, find_list, nearest, parse_list, parse_text};
 use super::{Problem, Severity};
 use std::collections::BTreeMap;
 
@@ -38,6 +38,8 @@ pub fn apply(values: &mut Values, vars: &Vars, problems: &mut Vec<Problem>) {
         let path = rest.to_ascii_lowercase().replace("__", ".");
         if find(&path).is_some() {
             set(values, &path, name, value, problems);
+        } else if let Some(list) = find_list(&path) {
+            set_list(values, list, name, value, problems);
         } else {
             problems.push(Problem {
                 severity: Severity::Error,
@@ -45,7 +47,7 @@ pub fn apply(values: &mut Values, vars: &Vars, problems: &mut Vec<Problem>) {
                 what: format!("unknown key {path}"),
                 fix: format!(
                     "The nearest known variable is {}.",
-                    variable(nearest(&path))
+                    variable(&nearest(&path))
                 ),
             });
         }
@@ -68,6 +70,20 @@ fn set(values: &mut Values, path: &str, name: &str, text: &str, problems: &mut V
             what: format!("{path} has a value that does not fit"),
             fix: format!("Set {expected}."),
         }),
+    }
+}
+
+/// The whole list is replaced: a table of the file's can't be changed from here.
+fn set_list(values: &mut Values, list: &List, name: &str, text: &str, problems: &mut Vec<Problem>) {
+    let source = Source::Env(name.to_owned());
+    match parse_list(list, text.trim(), &source) {
+        Ok(tables) => values.set_list(list, tables, source),
+        Err(found) => problems.extend(found.into_iter().map(|(what, fix)| Problem {
+            severity: Severity::Error,
+            place: format!("environment, {name}"),
+            what,
+            fix,
+        })),
     }
 }
 
@@ -101,6 +117,8 @@ mod tests {
             Kind::Number(min, _) => min.to_string(),
             Kind::Bool => "true".into(),
             Kind::Choice(words) => (*words.last().expect("choices")).into(),
+            Kind::IntegerOr(_, _, word) => word.into(),
+            Kind::Object => r#"{"a": 1}"#.into(),
         }
     }
 

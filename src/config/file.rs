@@ -1,197 +1,33 @@
-//! What config.toml may say: the one table of keys, and the reading of a file against it.
+//! The reading of config.toml against the table of keys.
 //!
 //! Shell. Everything a file, an environment variable or a credential says becomes a `Value` under a
-//! key of `KEYS`; nothing else gets through. What the values mean together is proven in `prove`.
+//! key of `KEYS`, or of a table in one of `LISTS`; nothing else gets through. What the values mean together is proven in `prove`.
 
+pub use super::keys::{
+    KEYS, Key, Kind, LISTS, List, REALTIME_URL, find, find_list, nearest, nearest_of,
+};
 use super::{Problem, Severity};
+use serde_json::Map;
 use std::collections::BTreeMap;
 use std::fmt;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-/// What a key's value may be.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Kind {
-    /// Any text.
-    Text,
-    /// Text that is never shown.
-    Secret,
-    /// A list of texts; comma-separated in the environment.
-    List,
-    /// A list of texts that are never shown.
-    SecretList,
-    /// A whole number, bounds inclusive.
-    Integer(i64, i64),
-    /// A number, bounds inclusive.
-    Number(f64, f64),
-    /// true or false.
-    Bool,
-    /// One of these words.
-    Choice(&'static [&'static str]),
-}
-
-impl Kind {
-    fn is_secret(self) -> bool {
-        matches!(self, Kind::Secret | Kind::SecretList)
-    }
-
-    /// What would be right here, for error messages.
-    fn expected(self) -> String {
-        match self {
-            Kind::Text | Kind::Secret => "a text in quotes".into(),
-            Kind::List | Kind::SecretList => "a list of texts".into(),
-            Kind::Integer(min, max) => format!("a whole number from {min} to {max}"),
-            Kind::Number(min, max) => format!("a number from {min} to {max}"),
-            Kind::Bool => "true or false".into(),
-            Kind::Choice(words) => format!("one of {}", words.join(", ")),
-        }
-    }
-}
-
-/// One key of the schema.
-#[derive(Clone, Copy, Debug)]
-pub struct Key {
-    /// `section.key`.
-    pub path: &'static str,
-    /// What it may hold.
-    pub kind: Kind,
-    /// The default as the environment would write it; `None` is unset.
-    pub default: Option<&'static str>,
-    /// Names that the replaced backends used; an empty value counts as unset.
-    pub aliases: &'static [&'static str],
-}
-
-const fn key(path: &'static str, kind: Kind, default: &'static str) -> Key {
-    Key {
-        path,
-        kind,
-        default: Some(default),
-        aliases: &[],
-    }
-}
-
-const fn alias(mut key: Key, aliases: &'static [&'static str]) -> Key {
-    key.aliases = aliases;
-    key
-}
-
-const fn unset(path: &'static str, kind: Kind) -> Key {
-    Key {
-        path,
-        kind,
-        default: None,
-        aliases: &[],
-    }
-}
-
-/// The endpoint that `realtime.url` means when nobody says otherwise.
-pub const REALTIME_URL: &str = "wss://api.openai.com/v1/realtime";
-
-/// Every key there is, in the order of config.toml.
-pub const KEYS: &[Key] = &[
-    alias(
-        key("listen.addresses", Kind::List, "127.0.0.1"),
-        &["LISTEN"],
-    ),
-    alias(
-        key("listen.port", Kind::Integer(0, 65_535), "3000"),
-        &["PORT"],
-    ),
-    alias(key("listen.public_url", Kind::Text, ""), &["PUBLIC_URL"]),
-    key("listen.admin", Kind::Text, "auto"),
-    key(
-        "listen.connections_per_address",
-        Kind::Integer(1, 65_536),
-        "512",
-    ),
-    key("listen.connections_max", Kind::Integer(1, 65_536), "4096"),
-    key("listen.tls.cert_file", Kind::Text, ""),
-    key("listen.tls.key_file", Kind::Text, ""),
-    alias(
-        key("carrier.account_sid", Kind::Text, ""),
-        &["TWILIO_ACCOUNT_SID"],
-    ),
-    alias(
-        key("carrier.auth_token", Kind::Secret, ""),
-        &["TWILIO_AUTH_TOKEN"],
-    ),
-    key("carrier.auth_tokens", Kind::SecretList, ""),
-    key("carrier.auth_token_file", Kind::Text, ""),
-    key(
-        "carrier.unknown_call",
-        Kind::Choice(&["create", "reject", "debug"]),
-        "create",
-    ),
-    key("realtime.url", Kind::Text, REALTIME_URL),
-    key("realtime.model", Kind::Text, "gpt-realtime"),
-    unset("realtime.temperature", Kind::Number(0.0, 2.0)),
-    alias(
-        key("realtime.api_key", Kind::Secret, ""),
-        &["OPENAI_REALTIME_API_KEY", "OPENAI_API_KEY"],
-    ),
-    key("realtime.api_keys", Kind::SecretList, ""),
-    key("realtime.api_key_file", Kind::Text, ""),
-    key("realtime.ca_file", Kind::Text, ""),
-    key("agent.instructions", Kind::Text, ""),
-    key("agent.voice", Kind::Text, ""),
-    unset("agent.speed", Kind::Number(0.25, 1.5)),
-    key("agent.transcription_model", Kind::Text, ""),
-    key("agent.transcription_language", Kind::Text, ""),
-    key(
-        "agent.noise_reduction",
-        Kind::Choice(&["none", "near_field", "far_field"]),
-        "none",
-    ),
-    unset("agent.max_output_tokens", Kind::Integer(1, 4_096)),
-    key(
-        "agent.turn_detection.threshold",
-        Kind::Number(0.0, 1.0),
-        "0.5",
-    ),
-    key(
-        "agent.turn_detection.prefix_padding_ms",
-        Kind::Integer(0, 5_000),
-        "300",
-    ),
-    key(
-        "agent.turn_detection.silence_duration_ms",
-        Kind::Integer(20, 10_000),
-        "500",
-    ),
-    key("relay.workers", Kind::Integer(0, 1_024), "0"),
-    key("relay.calls_max", Kind::Integer(1, 100_000), "1000"),
-    key("relay.drain_secs", Kind::Integer(0, 86_400), "900"),
-    key("store.dir", Kind::Text, "./data"),
-    alias(
-        key("store.recordings_dir", Kind::Text, "./data/recordings"),
-        &["RECORDING_STORAGE_PATH"],
-    ),
-    key(
-        "log.level",
-        Kind::Choice(&["error", "warn", "info", "http", "debug"]),
-        "info",
-    ),
-    key(
-        "log.format",
-        Kind::Choice(&["auto", "text", "json"]),
-        "auto",
-    ),
-    key("dev.insecure", Kind::Bool, "false"),
-];
-
 /// A value of the right kind and within its bounds.
 #[derive(Clone, PartialEq)]
 pub enum Value {
-    /// `Text`, `Secret`, `Choice`.
+    /// `Text`, `Secret`, `Choice`, the word of `IntegerOr`.
     Text(String),
     /// `List`, `SecretList`.
     List(Vec<String>),
-    /// `Integer`.
+    /// `Integer`, the number of `IntegerOr`.
     Integer(i64),
     /// `Number`.
     Number(f64),
     /// `Bool`.
     Bool(bool),
+    /// `Object`.
+    Object(Map<String, serde_json::Value>),
 }
 
 /// Where a value came from.
@@ -217,21 +53,50 @@ impl fmt::Display for Source {
 
 /// The value of every key that has one, with where it came from; later layers replace earlier ones.
 #[derive(Clone)]
-pub struct Values(BTreeMap<&'static str, (Value, Source)>);
+pub struct Values {
+    keys: BTreeMap<&'static str, (Value, Source)>,
+    /// The tables of each list that was written, each with the values of the list's own keys.
+    lists: BTreeMap<&'static str, (Vec<Values>, Source)>,
+}
 
 impl Values {
     /// The defaults alone.
     pub fn defaults() -> Self {
+        Self::of(KEYS)
+    }
+
+    fn of(keys: &[Key]) -> Self {
         let of_key = |key: &Key| {
             let value = parse_text(key.kind, key.default?).expect("a test parses every default");
             Some((key.path, (value, Source::Default)))
         };
-        Self(KEYS.iter().filter_map(of_key).collect())
+        Self {
+            keys: keys.iter().filter_map(of_key).collect(),
+            lists: BTreeMap::new(),
+        }
     }
 
     /// Replaces a value.
     pub fn set(&mut self, key: &Key, value: Value, source: Source) {
-        self.0.insert(key.path, (value, source));
+        self.keys.insert(key.path, (value, source));
+    }
+
+    /// Replaces a list's tables.
+    pub fn set_list(&mut self, list: &List, tables: Vec<Values>, source: Source) {
+        self.lists.insert(list.path, (tables, source));
+    }
+
+    /// A list's tables.
+    pub fn tables(&self, path: &str) -> &[Values] {
+        self.lists.get(path).map_or(&[], |(tables, _)| tables)
+    }
+
+    /// An object; empty when unset.
+    pub fn object(&self, path: &str) -> Map<String, serde_json::Value> {
+        match self.value(path) {
+            Some(Value::Object(object)) => object.clone(),
+            _ => Map::new(),
+        }
     }
 
     /// A text; empty when unset.
@@ -276,15 +141,32 @@ impl Values {
         matches!(self.value(path), Some(Value::Bool(true)))
     }
 
-    /// Where the value came from.
+    /// Where the value came from. Of a path inside an object, where the object came from; of `list.n.key`, where
+    /// that table's key came from.
     pub fn source(&self, path: &str) -> Source {
-        self.0
-            .get(path)
-            .map_or(Source::Default, |(_, source)| source.clone())
+        if let Some((_, source)) = self.keys.get(path) {
+            return source.clone();
+        }
+        for (list, (tables, source)) in &self.lists {
+            let Some(rest) = path.strip_prefix(list) else {
+                continue;
+            };
+            let (n, key) = rest
+                .trim_start_matches('.')
+                .split_once('.')
+                .unwrap_or((rest, ""));
+            let table = n.parse().ok().and_then(|n: usize| tables.get(n));
+            return match table.map(|table| table.source(key)) {
+                Some(source) if source != Source::Default => source,
+                _ => source.clone(),
+            };
+        }
+        path.rsplit_once('.')
+            .map_or(Source::Default, |(outer, _)| self.source(outer))
     }
 
     fn value(&self, path: &str) -> Option<&Value> {
-        self.0.get(path).map(|(value, _)| value)
+        self.keys.get(path).map(|(value, _)| value)
     }
 
     /// Key, value as it may be shown (a secret says only whether it is set), source; in schema order.
@@ -300,34 +182,27 @@ impl Values {
                 Some(Value::Integer(n)) => n.to_string(),
                 Some(Value::Number(n)) => n.to_string(),
                 Some(Value::Bool(b)) => b.to_string(),
+                Some(Value::Object(o)) => serde_json::to_string(o).unwrap_or_default(),
             };
             (key.path, shown, self.source(key.path))
         };
-        KEYS.iter().map(show).collect()
+        // A list's tables may hold secrets and are long: their number will do.
+        let count = |list: &List| {
+            let shown = match self.tables(list.path).len() {
+                0 => "none".to_owned(),
+                n => format!("{n} of them"),
+            };
+            (list.path, shown, self.source(list.path))
+        };
+        KEYS.iter()
+            .map(show)
+            .chain(LISTS.iter().map(count))
+            .collect()
     }
 }
 
 fn set_or_not(is_empty: bool) -> &'static str {
     if is_empty { "unset" } else { "set" }
-}
-
-/// The key of this path.
-pub fn find(path: &str) -> Option<&'static Key> {
-    KEYS.iter().find(|key| key.path == path)
-}
-
-/// The known key most like `path`: by the whole path, or by its last part alone (a key in the wrong section).
-pub fn nearest(path: &str) -> &'static str {
-    let last = |path: &str| path.rsplit('.').next().unwrap_or_default().to_owned();
-    let likeness = |key: &Key| {
-        let whole = strsim::normalized_damerau_levenshtein(path, key.path);
-        let part = strsim::normalized_damerau_levenshtein(&last(path), &last(key.path));
-        whole.max(part * 0.9)
-    };
-    KEYS.iter()
-        .max_by(|a, b| likeness(a).total_cmp(&likeness(b)))
-        .expect("the schema has keys")
-        .path
 }
 
 /// Reads a value as the environment writes it. `Err` says what would be right, never the value.
@@ -353,12 +228,87 @@ pub fn parse_text(kind: Kind, text: &str) -> Result<Value, String> {
             Ok(Value::Text(text.trim().to_owned()))
         }
         Kind::Choice(_) => Err(wrong()),
+        Kind::IntegerOr(_, _, word) if text.trim() == word => Ok(Value::Text(word.to_owned())),
+        Kind::IntegerOr(..) => integer(kind, text.trim().parse().map_err(|_| wrong())?),
+        Kind::Object => serde_json::from_str(text)
+            .map(Value::Object)
+            .map_err(|_| wrong()),
+    }
+}
+
+/// Reads a value of a JSON object, for lists in the environment.
+fn parse_json(kind: Kind, value: &serde_json::Value) -> Result<Value, String> {
+    use serde_json::Value as Json;
+    let wrong = || kind.expected();
+    match (kind, value) {
+        (Kind::Object, Json::Object(object)) => Ok(Value::Object(object.clone())),
+        (Kind::List | Kind::SecretList, Json::Array(items)) => items
+            .iter()
+            .map(|item| item.as_str().map(str::to_owned).ok_or_else(wrong))
+            .collect::<Result<_, _>>()
+            .map(Value::List),
+        (Kind::Integer(..) | Kind::IntegerOr(..), Json::Number(n)) => {
+            integer(kind, n.as_i64().ok_or_else(wrong)?)
+        }
+        (Kind::Number(..), Json::Number(n)) => number(kind, n.as_f64().ok_or_else(wrong)?),
+        (Kind::Bool, Json::Bool(b)) => Ok(Value::Bool(*b)),
+        (
+            Kind::Text | Kind::Secret | Kind::Choice(_) | Kind::IntegerOr(..) | Kind::Object,
+            Json::String(text),
+        ) => parse_text(kind, text),
+        _ => Err(wrong()),
+    }
+}
+
+/// Reads a list's tables as the environment writes them. `Err` are sentences: what is wrong, and what would be right.
+pub fn parse_list(
+    list: &List,
+    text: &str,
+    source: &Source,
+) -> Result<Vec<Values>, Vec<(String, String)>> {
+    let path = list.path;
+    let objects: Vec<Map<String, serde_json::Value>> =
+        serde_json::from_str(text).map_err(|_| {
+            vec![(
+                format!("{path} has a value that does not fit"),
+                "Set a JSON array of objects.".to_owned(),
+            )]
+        })?;
+    let (mut tables, mut problems) = (Vec::new(), Vec::new());
+    for (n, object) in objects.iter().enumerate() {
+        let mut values = Values::of(list.keys);
+        for (name, value) in object {
+            match list.keys.iter().find(|key| key.path == name) {
+                Some(key) => match parse_json(key.kind, value) {
+                    Ok(value) => values.set(key, value, source.clone()),
+                    Err(expected) => problems.push((
+                        format!("{path}.{n}.{name} has a value that does not fit"),
+                        format!("Set {expected}."),
+                    )),
+                },
+                None => problems.push((
+                    format!("unknown key {path}.{n}.{name}"),
+                    format!(
+                        "The nearest known key is {path}.{}.",
+                        nearest_of(list, name)
+                    ),
+                )),
+            }
+        }
+        tables.push(values);
+    }
+    if problems.is_empty() {
+        Ok(tables)
+    } else {
+        Err(problems)
     }
 }
 
 fn integer(kind: Kind, n: i64) -> Result<Value, String> {
     match kind {
-        Kind::Integer(min, max) if (min..=max).contains(&n) => Ok(Value::Integer(n)),
+        Kind::Integer(min, max) | Kind::IntegerOr(min, max, _) if (min..=max).contains(&n) => {
+            Ok(Value::Integer(n))
+        }
         Kind::Number(..) => number(kind, n as f64),
         _ => Err(kind.expected()),
     }
@@ -376,13 +326,17 @@ fn parse_toml(kind: Kind, value: &DeValue<'_>) -> Result<Value, String> {
     let wrong = || kind.expected();
     match (kind, value) {
         (Kind::Text | Kind::Secret, DeValue::String(text)) => Ok(Value::Text(text.to_string())),
-        (Kind::Choice(_), DeValue::String(text)) => parse_text(kind, text),
+        (Kind::Choice(_) | Kind::Object, DeValue::String(text)) => parse_text(kind, text),
+        (Kind::IntegerOr(_, _, word), DeValue::String(text)) if text == word => {
+            Ok(Value::Text(word.to_owned()))
+        }
+        (Kind::Object, DeValue::Table(table)) => object(table).map(Value::Object).ok_or_else(wrong),
         (Kind::List | Kind::SecretList, DeValue::Array(items)) => items
             .iter()
             .map(|item| item.get_ref().as_str().map(str::to_owned).ok_or_else(wrong))
             .collect::<Result<_, _>>()
             .map(Value::List),
-        (Kind::Integer(..) | Kind::Number(..), DeValue::Integer(n)) => {
+        (Kind::Integer(..) | Kind::IntegerOr(..) | Kind::Number(..), DeValue::Integer(n)) => {
             let n = i64::from_str_radix(n.as_str(), n.radix()).map_err(|_| wrong())?;
             integer(kind, n)
         }
@@ -392,6 +346,31 @@ fn parse_toml(kind: Kind, value: &DeValue<'_>) -> Result<Value, String> {
         (Kind::Bool, DeValue::Boolean(b)) => Ok(Value::Bool(*b)),
         _ => Err(wrong()),
     }
+}
+
+/// A table as JSON; `None` when it holds a date or a number that JSON does not have.
+fn object(table: &DeTable<'_>) -> Option<Map<String, serde_json::Value>> {
+    table
+        .iter()
+        .map(|(name, value)| Some((name.get_ref().to_string(), json(value.get_ref())?)))
+        .collect()
+}
+
+/// See `object`. The parser bounds how deep this goes.
+fn json(value: &DeValue<'_>) -> Option<serde_json::Value> {
+    Some(match value {
+        DeValue::String(text) => text.as_ref().into(),
+        DeValue::Integer(n) => i64::from_str_radix(n.as_str(), n.radix()).ok()?.into(),
+        DeValue::Float(n) => serde_json::Number::from_f64(n.as_str().parse().ok()?)?.into(),
+        DeValue::Boolean(b) => (*b).into(),
+        DeValue::Array(items) => items
+            .iter()
+            .map(|item| json(item.get_ref()))
+            .collect::<Option<Vec<_>>>()?
+            .into(),
+        DeValue::Table(table) => object(table)?.into(),
+        DeValue::Datetime(_) => return None,
+    })
 }
 
 /// Lays the file over `values`. `name` is how messages call it. Reports every problem it finds, each with its line.
@@ -439,7 +418,61 @@ impl Reader<'_> {
         }
     }
 
+    /// The tables of a list.
+    fn list(&mut self, list: &List, items: &[Spanned<DeValue<'_>>], line: usize) {
+        let mut tables = Vec::new();
+        for item in items {
+            let DeValue::Table(table) = item.get_ref() else {
+                let path = list.path;
+                self.problem(
+                    line,
+                    format!("{path} holds something that is not a table"),
+                    format!("Write [[{path}]] above the keys of each."),
+                );
+                continue;
+            };
+            let mut values = Values::of(list.keys);
+            let mut entries: Vec<_> = table.iter().collect();
+            entries.sort_by_key(|(name, _)| name.span().start);
+            for (name, value) in entries {
+                let line = (self.line_of)(name.span().start);
+                let (path, name) = (list.path, name.get_ref().as_ref());
+                match list.keys.iter().find(|key| key.path == name) {
+                    Some(key) => match parse_toml(key.kind, value.get_ref()) {
+                        Ok(value) => values.set(key, value, Source::File(line)),
+                        Err(expected) => self.problem(
+                            line,
+                            format!("{path}.{name} has a value that does not fit"),
+                            format!("Write {expected}."),
+                        ),
+                    },
+                    None => self.problem(
+                        line,
+                        format!("unknown key {path}.{name}"),
+                        format!(
+                            "The nearest known key is {path}.{}.",
+                            nearest_of(list, name)
+                        ),
+                    ),
+                }
+            }
+            tables.push(values);
+        }
+        self.values.set_list(list, tables, Source::File(line));
+    }
+
     fn entry(&mut self, path: &str, value: &Spanned<DeValue<'_>>, line: usize) {
+        if let Some(list) = find_list(path) {
+            match value.get_ref() {
+                DeValue::Array(items) => self.list(list, items, line),
+                _ => self.problem(
+                    line,
+                    format!("{path} is not a list of tables"),
+                    format!("Write [[{path}]] above the keys of each."),
+                ),
+            }
+            return;
+        }
         let section = format!("{path}.");
         match (find(path), value.get_ref()) {
             (Some(key), value) => match parse_toml(key.kind, value) {

@@ -1,13 +1,15 @@
 //! The proven configuration: plain values that can't be wrong any more.
 //!
-//! Shell: it reads the file, the environment and the files of secrets, once, before a port is bound. `file` holds
-//! the table of keys and reads config.toml, `env` lays the environment over it, `prove` decides what the values
+//! Shell: it reads the file, the environment and the files of secrets, once, before a port is bound. `keys` is
+//! the table of keys, `file` reads config.toml, `env` lays the environment over it, `prove` decides what the values
 //! mean together, `check` looks at the machine. Every problem is found in one go, each with its fix; no secret is
 //! ever shown.
 
+mod agent;
 pub mod check;
 pub mod env;
 pub mod file;
+pub mod keys;
 pub mod prove;
 pub mod url;
 

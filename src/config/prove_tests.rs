@@ -224,7 +224,7 @@ fn the_agent_s_settings_are_proven_as_the_endpoint_would() {
         ("VOXRELAY__AGENT__MAX_OUTPUT_TOKENS", "100"),
     ])
     .agent;
-    assert_eq!(agent.max_output_tokens, Some(100));
+    assert_eq!(agent.max_output_tokens, Some(OutputTokens::Max(100)));
     assert!(agent.noise_reduction.is_some());
     assert_eq!(config(&[]).agent, Settings::default());
 }
