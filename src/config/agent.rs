@@ -156,6 +156,9 @@ impl Prover<'_> {
         let values = self.values;
         let mut tools = Vec::new();
         for (n, table) in values.tables("agent.tools").iter().enumerate() {
+            if table.is_broken {
+                continue;
+            }
             let form = ToolForm {
                 kind: table.text("kind").to_owned(),
                 name: table.text("name").to_owned(),

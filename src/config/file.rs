@@ -57,6 +57,8 @@ pub struct Values {
     keys: BTreeMap<&'static str, (Value, Source)>,
     /// The tables of each list that was written, each with the values of the list's own keys.
     lists: BTreeMap<&'static str, (Vec<Values>, Source)>,
+    /// A list's table in which a problem was found: what else is wrong with it would mostly follow from that.
+    pub is_broken: bool,
 }
 
 impl Values {
@@ -73,6 +75,7 @@ impl Values {
         Self {
             keys: keys.iter().filter_map(of_key).collect(),
             lists: BTreeMap::new(),
+            is_broken: false,
         }
     }
 
@@ -432,6 +435,7 @@ impl Reader<'_> {
                 continue;
             };
             let mut values = Values::of(list.keys);
+            let before = self.problems.len();
             let mut entries: Vec<_> = table.iter().collect();
             entries.sort_by_key(|(name, _)| name.span().start);
             for (name, value) in entries {
@@ -456,6 +460,7 @@ impl Reader<'_> {
                     ),
                 }
             }
+            values.is_broken = self.problems.len() > before;
             tables.push(values);
         }
         self.values.set_list(list, tables, Source::File(line));

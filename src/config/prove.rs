@@ -358,6 +358,9 @@ impl Prover<'_> {
         let values = self.values;
         let mut endpoints = Vec::new();
         for (n, table) in values.tables("realtime.endpoints").iter().enumerate() {
+            if table.is_broken {
+                continue;
+            }
             let key = |name: &str| format!("realtime.endpoints.{n}.{name}");
             let url = table.text("url").to_owned();
             let Some(its_host) = self.realtime_host(&key("url"), &url, insecure) else {

@@ -378,3 +378,81 @@ fn any_text_arrives_as_it_was() {
         assert_eq!(event["item"]["content"][0]["text"], HARD);
     }
 }
+
+/// `VOXRELAY_JUDGE_FILE=events.jsonl cargo test --lib client_event` writes one of each event for
+/// `.ci/judge_realtime.py`, which knows the vendor's published types.
+#[test]
+fn one_of_each_event_for_the_judge() {
+    let mut semantic = everything();
+    semantic.turn_detection = TurnDetection {
+        kind: TurnKind::SemanticVad,
+        eagerness: Eagerness::High,
+        ..TurnDetection::default()
+    };
+    semantic.voice = "voice_1".into();
+    semantic.truncation = Some(Truncation::Disabled);
+    semantic.tool_choice = Some(ToolChoice::Required);
+    semantic.max_output_tokens = Some(OutputTokens::Max(100));
+    let mut manual = everything();
+    manual.turn_detection.kind = TurnKind::None;
+    manual.truncation = Some(Truncation::Auto);
+    let extra = json!({
+        "prompt": {"id": "pmpt_1"},
+        "tracing": {"workflow_name": "w"},
+        "audio": {"input": {"noise_reduction": {"strength": 0.5}}},
+    });
+    manual.session_extra = extra.as_object().cloned().expect("an object");
+    let patch = json!({"instructions": "Now in French."});
+    let call = NewItem::FunctionCall {
+        call_id: "call_1",
+        name: "look_up",
+        arguments: "{}",
+    };
+    let output = NewItem::FunctionCallOutput {
+        call_id: "call_1",
+        output: HARD,
+    };
+    let mut events = vec![
+        session_update(&Settings::default(), "e1"),
+        session_update(&everything(), "e2"),
+        session_update(&semantic, ""),
+        session_update(&manual, ""),
+        session_patch(patch.as_object().expect("an object"), ""),
+        turn_detection_patch(&semantic.turn_detection, ""),
+        turn_detection_patch(&manual.turn_detection, ""),
+        response_create(None, None, ""),
+        response_create(Some(HARD), Some("greeting"), "e3"),
+        response_cancel(None, ""),
+        response_cancel(Some("resp_1"), "e4"),
+        truncate("item_1", 0, 1_833, "e5"),
+        item_delete("item_1", "e6"),
+        input_buffer_clear("e7"),
+    ];
+    for item in [
+        NewItem::UserText(HARD),
+        NewItem::AssistantText(HARD),
+        NewItem::SystemText(HARD),
+        call,
+        output,
+    ] {
+        events.push(item_create(item, None, None, ""));
+        events.push(item_create(item, Some("vr_1"), Some("root"), "e8"));
+    }
+    let lines: Vec<String> = events
+        .iter()
+        .map(|event| format!("{{\"dir\":\"in\",\"event\":{event}}}\n"))
+        .collect();
+    for line in &lines {
+        let event = parsed(line)["event"].clone();
+        assert!(event["type"].is_string(), "{line}");
+        if event["type"] == "session.update" {
+            for side in ["input", "output"] {
+                let format = &event["session"]["audio"][side]["format"];
+                assert_eq!(*format, json!({"type": "audio/pcmu"}), "{line}");
+            }
+        }
+    }
+    if let Some(file) = std::env::var_os("VOXRELAY_JUDGE_FILE") {
+        std::fs::write(file, lines.concat()).expect("written");
+    }
+}
