@@ -47,6 +47,23 @@ def extras(value, path=""):
             yield from extras(member, f"{path}[{index}]")
 
 
+def nearest(error):
+    """A union reports every member it tried: only those whose `type` fitted say what is wrong."""
+    members = {}
+    for entry in error.errors():
+        members.setdefault(entry["loc"][:1], []).append(entry)
+    fitting = [
+        entry
+        for entries in members.values()
+        if not any(entry["loc"][1:] == ("type",) for entry in entries)
+        for entry in entries
+    ]
+    if not fitting:
+        yield "no such event type"
+    for entry in fitting[:5]:
+        yield f"{'.'.join(map(str, entry['loc']))}: {entry['msg']}"
+
+
 def judge(direction, event):
     """What is wrong with one event."""
     kind = event.get("type") if isinstance(event, dict) else None
@@ -61,8 +78,7 @@ def judge(direction, event):
         adapter = CLIENT if direction == "in" else SERVER
         parsed = adapter.validate_json(json.dumps(event), strict=True)
     except ValidationError as error:
-        # A union reports every member it tried: the last lines name the nearest.
-        yield " / ".join(f"{'.'.join(map(str, e['loc'][-3:]))}: {e['msg']}" for e in error.errors()[:4])
+        yield from nearest(error)
         return
     for extra in extras(parsed):
         yield f"unknown member {extra}"

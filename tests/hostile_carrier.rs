@@ -53,6 +53,10 @@ impl Stage {
             );
             self.healthy.round_trip().await;
         }
+        let broken = [("reason", "carrier_protocol"), ("side", "carrier")];
+        self.daemon
+            .counted(metric::CALLS_ENDED, &broken, cases.len() as f64)
+            .await;
     }
 
     /// Sends each text on one call; the call must survive it and the reason must be counted.

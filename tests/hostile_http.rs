@@ -10,7 +10,7 @@ use common::daemon::{Daemon, Launch};
 use common::http::{Client, exchange, get, upgrade};
 use common::model::Model;
 use common::pair::Pair;
-use common::within;
+use common::{metric, within};
 
 async fn daemon() -> Daemon {
     let model = Model::plain().await;
@@ -31,6 +31,9 @@ async fn all_refused(daemon: &Daemon, status: u16, requests: &[(&str, String)]) 
         client.end().await;
     }
     assert_eq!(get(daemon.addr, "/health").await.status, 200);
+    daemon
+        .counted(metric::REFUSED, &[], requests.len() as f64)
+        .await;
 }
 
 fn owned<'a>(requests: &[(&'a str, &str)]) -> Vec<(&'a str, String)> {

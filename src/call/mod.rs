@@ -11,23 +11,35 @@
 //! | `outbound` | the model's events: set-up, its audio, marks, transcripts, errors |
 //! | `gap` | silence for what is missing in stream time |
 //! | `early` | caller audio held until the model is ready |
+//! | `playback` | the ledger: what was received, sent, heard of each item |
+//! | `barge_in` | the caller speaks: clear, cancel, truncate at what was heard; the bound on what waits to be heard |
+//! | `cuts` | what the model was told of that, and what it answers |
+//! | `hold` | audio kept so that an interruption can be taken back |
+//! | `responses` | the one response slot |
+//! | `policy` | how an agent leads a call |
 //! | `marks` | what marks are called, when one is due, which are out |
 //! | `timer` | named deadlines |
 //! | `fact` | what a call reports, how it ends, what it counts |
 //! | `outbox` | frames waiting on a leg |
 //! | `session` | bytes in, bytes out: two WebSocket legs around one `Call` |
 //!
-//! Not here yet, with its place: the playback ledger and barge-in (on `marks` and the frame boundaries of
-//! `outbox`), tools (events in `outbound`), reconnect (one more move in `state`, `early` as its buffer).
+//! Everything from the model comes through `Call::handle_realtime` (in `outbound`), everything from the carrier through
+//! `Call::handle_carrier` (in `inbound`), every deadline through `Call::handle_timeout` (here): what else wants to know of
+//! them hooks in there. Whoever wants a response asks `Call::want`.
 
+mod barge_in;
+pub mod cuts;
 pub mod early;
 pub mod fact;
 pub mod gap;
+pub mod hold;
 mod inbound;
 pub mod marks;
 mod outbound;
 pub mod outbox;
+pub mod playback;
 pub mod policy;
+pub mod responses;
 pub mod session;
 pub mod state;
 pub mod timer;
@@ -39,11 +51,15 @@ use crate::base::limit;
 use crate::base::time::{Mono, Now};
 use crate::proto::carrier::twilio::Encoder;
 use crate::proto::realtime::settings::Settings;
+use cuts::Cuts;
 use early::EarlyAudio;
 use gap::StreamClock;
+use hold::Hold;
 use marks::Marks;
-use outbox::Class;
+use outbox::{Class, Cut};
+use playback::Playback;
 use policy::Policy;
+use responses::Responses;
 use state::Phase;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -56,6 +72,10 @@ const FACTS_KEPT: usize = 8;
 pub trait Output {
     /// Queues one text message, made of `parts` in order, on `leg`. `false`: the leg takes no more of this class.
     fn send(&mut self, leg: Leg, class: Class, parts: &[&[u8]]) -> bool;
+    /// Drops what plays (`Class::Playing`, `Class::Mark`) and has not begun to go out on `leg`.
+    fn cut(&mut self, leg: Leg) -> Cut;
+    /// Queues one text message before everything that waits on `leg`. `false`: the leg is closed.
+    fn send_first(&mut self, leg: Leg, parts: &[&[u8]]) -> bool;
 }
 
 /// How a leg came to its end, as `Session` saw it.
@@ -69,8 +89,8 @@ pub enum LegEnd<'a> {
     Lost,
     /// It does not take what we send.
     Stalled,
-    /// It broke the WebSocket protocol; the code to close it with.
-    Protocol(u16),
+    /// It broke the protocol: the code to close it with, and a bounded label of what it did.
+    Protocol(u16, &'static str),
 }
 
 /// What a call wants done beside its messages.
@@ -100,8 +120,10 @@ pub enum Order {
 /// - Exactly one `EndReason`: the first cause wins, `Fact::Ended` is the last fact, and what is handed in afterwards
 ///   changes nothing.
 /// - At any moment `inbound_bytes == inbound_bytes_sent + inbound_bytes_dropped + held_bytes()` and
-///   `outbound_bytes == outbound_bytes_sent + outbound_bytes_dropped`. The model was given
-///   `inbound_bytes_sent + filled_bytes + padded_bytes`.
+///   `outbound_bytes == outbound_bytes_sent + outbound_bytes_dropped + paused_bytes()`. The model was given
+///   `inbound_bytes_sent + filled_bytes + padded_bytes`; what went out to the carrier is at most
+///   `outbound_bytes_sent + resent_bytes - outbound_bytes_cut`.
+/// - `handle_audio_sent` when the carrier's socket has taken audio, and only for audio that no `Output::cut` came after.
 /// - No allocation for relayed audio once the session is ready, nor for marks that come back.
 #[derive(Debug)]
 pub struct Call {
@@ -120,6 +142,10 @@ pub struct Call {
 
     /// Inbound: the chunk number of the last frame that had one.
     chunk: Option<u64>,
+    /// Inbound: the sequence number of the last frame that had one, and how many other messages came since, which
+    /// take numbers of the same count.
+    sequence: Option<u64>,
+    between: u64,
     clock: StreamClock,
     early: Option<Box<EarlyAudio>>,
     last_media: Mono,
@@ -134,7 +160,13 @@ pub struct Call {
     session_update: String,
 
     /// Outbound.
+    playback: Playback,
     marks: Marks,
+    cuts: Cuts,
+    hold: Hold,
+    /// No interruption before.
+    guard_until: Mono,
+    responses: Responses,
     /// The response whose first audio was reported.
     sounding: Option<ResponseId>,
     /// Reused for messages that are made, not spliced.
@@ -164,6 +196,8 @@ impl Call {
             close: None,
             stats: Stats::default(),
             chunk: None,
+            sequence: None,
+            between: 0,
             clock: StreamClock::default(),
             early: None,
             last_media: now.mono,
@@ -172,7 +206,12 @@ impl Call {
             malformed: [0; 2],
             session_id: String::new(),
             session_update: String::new(),
+            playback: Playback::default(),
             marks: Marks::default(),
+            cuts: Cuts::default(),
+            hold: Hold::default(),
+            guard_until: now.mono,
+            responses: Responses::default(),
             sounding: None,
             text: Vec::new(),
         }
@@ -195,7 +234,7 @@ impl Call {
         *count += 1;
         if *count >= limit::MALFORMED_MAX {
             // RFC 6455 section 7.4.1: data not consistent with the type of the message.
-            self.handle_leg_end(leg, LegEnd::Protocol(1007));
+            self.handle_leg_end(leg, LegEnd::Protocol(1007, fact::MALFORMED));
         }
     }
 
@@ -217,7 +256,7 @@ impl Call {
         match outcome {
             Ok(()) => self.enter(Phase::Opening),
             Err(text) => {
-                self.facts.push_back(Fact::Note { text });
+                self.note(text);
                 self.end(EndReason::RealtimeUnavailable);
             }
         }
@@ -229,7 +268,7 @@ impl Call {
             (Leg::Carrier, LegEnd::CloseFrame(..) | LegEnd::Eof) => EndReason::CallerHungUp,
             (Leg::Carrier, LegEnd::Lost) => EndReason::CarrierLost,
             (Leg::Carrier, LegEnd::Stalled) => EndReason::CarrierStalled,
-            (Leg::Carrier, LegEnd::Protocol(_)) => EndReason::CarrierProtocol,
+            (Leg::Carrier, LegEnd::Protocol(..)) => EndReason::CarrierProtocol,
             (Leg::Realtime, LegEnd::CloseFrame(..) | LegEnd::Eof | LegEnd::Lost) => {
                 if self.phase == Phase::Ready {
                     EndReason::RealtimeLost
@@ -238,7 +277,7 @@ impl Call {
                 }
             }
             (Leg::Realtime, LegEnd::Stalled) => EndReason::RealtimeStalled,
-            (Leg::Realtime, LegEnd::Protocol(_)) => EndReason::RealtimeProtocol,
+            (Leg::Realtime, LegEnd::Protocol(..)) => EndReason::RealtimeProtocol,
         };
         if let (Leg::Realtime, LegEnd::CloseFrame(code, text)) = (leg, how)
             && !self.phase.is_ended()
@@ -249,11 +288,19 @@ impl Call {
                 message: text.to_owned(),
             });
         }
-        self.end(reason);
-        if let (LegEnd::Protocol(code), Some((carrier, realtime))) = (how, &mut self.close) {
-            match leg {
-                Leg::Carrier => *carrier = code,
-                Leg::Realtime => *realtime = code,
+        let LegEnd::Protocol(code, label) = how else {
+            self.end(reason);
+            return;
+        };
+        if !self.phase.is_ended() {
+            self.stats.violation(leg, label);
+            self.note(format!("{leg:?}: {label}, closed with {code}."));
+            self.end(reason);
+            if let Some((carrier, realtime)) = &mut self.close {
+                *(match leg {
+                    Leg::Carrier => carrier,
+                    Leg::Realtime => realtime,
+                }) = code;
             }
         }
     }
@@ -273,10 +320,29 @@ impl Call {
                 _ => EndReason::RealtimeSetup,
             }),
             Some(Deadline::Pad) => self.on_mute(out),
+            // B22: a one-way stream takes our audio and plays none of it.
+            Some(Deadline::FirstMark) => self.note(
+                "The carrier returns no marks: is this a one-way stream \
+                 (<Start><Stream> where <Connect><Stream> is meant)?"
+                    .to_owned(),
+            ),
+            Some(Deadline::Guard) => self.on_guard_over(now, out),
+            Some(Deadline::Confirm) => self.on_confirmed(now, out),
+            Some(Deadline::Response) => {
+                let event = self.responses.on_timeout();
+                self.send_create(event, now, out);
+            }
             // The rest belong to legs.
             Some(Deadline::Pong | Deadline::Ping | Deadline::Stall | Deadline::Close) => {}
         }
         true
+    }
+
+    /// The carrier's socket has taken so many PCMU bytes more of what was queued for it.
+    pub fn handle_audio_sent(&mut self, bytes: u64, now: Now) {
+        if !self.phase.is_ended() {
+            self.playback.on_sent(bytes, now.mono);
+        }
     }
 
     /// The next thing to do. A dial that an end has overtaken is not asked for any more.
@@ -323,6 +389,10 @@ impl Call {
         self.early.as_ref().map_or(0, |early| early.frame_bytes())
     }
 
+    fn note(&mut self, text: String) {
+        self.facts.push_back(Fact::Note { text });
+    }
+
     fn enter(&mut self, next: Phase) {
         debug_assert!(self.phase.may_become(next), "{:?} to {next:?}", self.phase);
         self.phase = next;
@@ -334,6 +404,7 @@ impl Call {
             return;
         }
         self.enter(Phase::Ended(reason));
+        self.settle_at_end();
         self.timers.clear_all();
         if let Some(early) = self.early.take() {
             self.stats.drops[Drop::EarlyAudio as usize] += early.len() as u64;

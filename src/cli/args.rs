@@ -205,7 +205,7 @@ pub struct ModelArgs {
     /// Answer every upgrade with this HTTP status
     #[arg(long, value_name = "STATUS", value_parser = clap::value_parser!(u16).range(400..=599))]
     pub refuse: Option<u16>,
-    /// Something that goes wrong after so many events of a session: stall[:MS]@N, reset@N, close:CODE@N, garbage@N, frame@N, fail@N
+    /// Something that goes wrong after so many events of a session: `stall[:MS]@N`, `reset@N`, `close:CODE@N`, `garbage@N`, `frame@N`, `fail@N`
     #[arg(long, value_name = "HARM@N")]
     pub fault: Vec<crate::simulate::model::options::Fault>,
     /// Seed of everything random

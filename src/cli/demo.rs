@@ -40,6 +40,8 @@ const API_KEY: &str = "sk-simulated";
 
 /// Everything that the summary is made of.
 struct Evidence {
+    /// The shipped caller has three turns; a file of one's own at least one.
+    turns_min: usize,
     carrier: carrier::Report,
     violation: Option<&'static str>,
     model: Seen,
@@ -71,6 +73,10 @@ impl Drop for Scratch {
 /// Runs it.
 pub fn run(args: DemoArgs) -> Outcome {
     let audio = voice(args.wav.as_deref())?;
+    let (turns_min, heard) = match args.wav {
+        Some(_) => (1, Vec::new()),
+        None => (CALLER_LINES.len(), CALLER_LINES.map(String::from).to_vec()),
+    };
     let scratch = Scratch::new().map_err(|error| format!("no temporary directory: {error}"))?;
     let clock = SystemClock::new();
     let model = start(
@@ -78,7 +84,7 @@ pub fn run(args: DemoArgs) -> Outcome {
         Setup {
             options: Options {
                 seed: args.seed,
-                heard: CALLER_LINES.map(String::from).to_vec(),
+                heard,
                 api_key: Some(API_KEY.into()),
                 ..Options::default()
             },
@@ -131,6 +137,7 @@ pub fn run(args: DemoArgs) -> Outcome {
     let evidence = call.map(|(outcome, end)| {
         let mut sessions = runtime.block_on(last_sessions(model.sessions()));
         Evidence {
+            turns_min,
             carrier: outcome.report,
             violation: outcome.violation,
             sessions: sessions.len(),

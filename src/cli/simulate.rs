@@ -77,7 +77,6 @@ pub fn model(args: ModelArgs) -> Outcome {
     runtime()?.block_on(async {
         let recorder = setup.recorder.clone();
         let server = Server::bind(args.listen, setup, SystemClock::new())
-            .await
             .map_err(|error| format!("{}: {error}", args.listen))?;
         println!("simulated model listens on {}", server.url());
         if let Some(pem) = server.ca_pem() {
@@ -88,7 +87,7 @@ pub fn model(args: ModelArgs) -> Outcome {
             println!("trust its certificate: {}", path.display());
         }
         tokio::select! {
-            () = server.run() => {}
+            outcome = server.run() => outcome.map_err(|error| format!("{}: {error}", args.listen))?,
             _ = tokio::signal::ctrl_c() => {}
         }
         if let Some(recorder) = recorder {

@@ -1,7 +1,7 @@
 //! The agent's section: that every key arrives, and that what can't be is refused with its place.
 
 use super::super::env::Vars;
-use super::super::{Config, EndpointConfig, Loaded, Severity, file, load_text};
+use super::super::{Config, EndpointConfig, Loaded, Severity, file, load_text, schema};
 use super::*;
 use crate::proto::realtime::tool::{Builtin, HttpTool};
 
@@ -489,12 +489,12 @@ fn every_bound_of_the_table_is_one_that_the_agent_takes() {
         "agent.retention_tokens_max",
         "agent.silence.second_nudge_after_ms",
     ];
-    for key in file::KEYS {
+    for key in schema::KEYS {
         let bounds = match key.kind {
-            file::Kind::Integer(min, max) | file::Kind::IntegerOr(min, max, _) => {
+            schema::Kind::Integer(min, max) | schema::Kind::IntegerOr(min, max, _) => {
                 [min.to_string(), max.to_string()]
             }
-            file::Kind::Number(min, max) => [min.to_string(), max.to_string()],
+            schema::Kind::Number(min, max) => [min.to_string(), max.to_string()],
             _ => continue,
         };
         if !key.path.starts_with("agent.") || related.contains(&key.path) {

@@ -2,7 +2,8 @@
 //!
 //! Shell, but it is handed the variables: tests and the demo choose their own.
 
-use super::file::{KEYS, List, Source, Values, find, find_list, nearest, parse_list, parse_text};
+use super::file::{Source, Values, parse_list, parse_text};
+use super::schema::{KEYS, List, find, find_list, nearest};
 use super::{Problem, Severity};
 use std::collections::BTreeMap;
 
@@ -90,7 +91,7 @@ fn set_list(values: &mut Values, list: &List, name: &str, text: &str, problems: 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::file::Kind;
+    use crate::config::schema::Kind;
 
     fn read(vars: &[(&str, &str)]) -> (Values, Vec<Problem>) {
         let vars = vars

@@ -1,13 +1,13 @@
-//! The reading of config.toml against the table of keys.
+//! Values, layer over layer, and the reading of config.toml against the table of keys.
 //!
-//! Shell. Everything a file, an environment variable or a credential says becomes a `Value` under a
-//! key of `KEYS`, or of a table in one of `LISTS`; nothing else gets through. What the values mean together is proven in `prove`.
+//! Shell. Everything a file or an environment variable says becomes a `Value` under a key of `schema::KEYS`, or of
+//! a table in one of `schema::LISTS`; nothing else gets through. What the values mean together is proven in `prove`.
 
-pub use super::keys::{
-    KEYS, Key, Kind, LISTS, List, REALTIME_URL, find, find_list, nearest, nearest_of,
-};
+use super::schema::{KEYS, Key, Kind, LISTS, List, find, find_list, nearest, nearest_of};
+use super::url::redacted;
 use super::{Problem, Severity};
 use serde_json::Map;
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use toml::Spanned;
@@ -180,12 +180,16 @@ impl Values {
                 None => "unset".into(),
                 Some(Value::Text(s)) if key.kind.is_secret() => set_or_not(s.is_empty()).into(),
                 Some(Value::List(l)) if key.kind.is_secret() => set_or_not(l.is_empty()).into(),
-                Some(Value::Text(s)) => format!("{s:?}"),
-                Some(Value::List(l)) => format!("{l:?}"),
+                Some(Value::Text(s)) => format!("{:?}", showable(key, s)),
+                Some(Value::List(l)) => {
+                    let texts: Vec<_> = l.iter().map(|s| showable(key, s)).collect();
+                    format!("{texts:?}")
+                }
                 Some(Value::Integer(n)) => n.to_string(),
                 Some(Value::Number(n)) => n.to_string(),
                 Some(Value::Bool(b)) => b.to_string(),
-                Some(Value::Object(o)) => serde_json::to_string(o).unwrap_or_default(),
+                // What stands inside may be anything, also a credential.
+                Some(Value::Object(o)) => format!("{:?}", o.keys().collect::<Vec<_>>()),
             };
             (key.path, shown, self.source(key.path))
         };
@@ -201,6 +205,15 @@ impl Values {
             .map(show)
             .chain(LISTS.iter().map(count))
             .collect()
+    }
+}
+
+/// A URL may carry credentials, wherever it stands and however wrong it is.
+fn showable<'a>(key: &Key, text: &'a str) -> Cow<'a, str> {
+    let is_url = text.contains("://") && !text.contains(char::is_whitespace);
+    match is_url || key.path.ends_with("url") {
+        true => Cow::Owned(redacted(text)),
+        false => Cow::Borrowed(text),
     }
 }
 

@@ -1,6 +1,6 @@
 //! The proven configuration: plain values that can't be wrong any more.
 //!
-//! Shell: it reads the file, the environment and the files of secrets, once, before a port is bound. `keys` is
+//! Shell: it reads the file, the environment and the files of secrets, once, before a port is bound. `schema` is
 //! the table of keys, `file` reads config.toml, `env` lays the environment over it, `prove` decides what the values
 //! mean together, `check` looks at the machine. Every problem is found in one go, each with its fix; no secret is
 //! ever shown.
@@ -9,8 +9,8 @@ mod agent;
 pub mod check;
 pub mod env;
 pub mod file;
-pub mod keys;
 pub mod prove;
+pub mod schema;
 pub mod url;
 
 pub use crate::base::secret::Secret;

@@ -4,7 +4,8 @@
 //! unauthenticated streams are for a loopback bind or `dev.insecure` only.
 
 use super::env::Vars;
-use super::file::{REALTIME_URL, Values};
+use super::file::Values;
+use super::schema::REALTIME_URL;
 use super::url::{Url, is_loopback_host};
 use super::{
     Carrier, Config, Dev, EndpointConfig, Listen, Log, Problem, Realtime, Relay, Secret, Store,

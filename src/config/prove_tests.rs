@@ -83,7 +83,7 @@ fn every_key_of_the_schema_stands_in_the_reference_file() {
     }
     let mut values = file::Values::defaults();
     file::apply(&mut values, "config.toml", &uncommented(), &mut Vec::new());
-    for list in file::LISTS {
+    for list in schema::LISTS {
         for key in list.keys {
             let path = format!("{}.0.{}", list.path, key.path);
             assert!(

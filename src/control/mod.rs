@@ -19,7 +19,7 @@ pub mod status;
 pub mod stream;
 pub mod webhook;
 
-use crate::base::limit::{HEAD_DEADLINE, HEADERS_MAX};
+use crate::base::limit::{HEAD_BYTES_MAX, HEAD_DEADLINE, HEADERS_MAX};
 use crate::base::time::{Clock, Now};
 use crate::bus::command::{DeskSender, WorkerSender};
 use crate::bus::directory::{Directory, SharedDirectory};
@@ -289,7 +289,9 @@ where
     let served = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_DEADLINE)
+        // The first head has passed the desk, those after it have not.
         .max_headers(HEADERS_MAX)
+        .max_header_size(HEAD_BYTES_MAX)
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades()
         .await;

@@ -7,8 +7,8 @@ use super::Shared;
 use super::error::{ApiError, of_status};
 use super::{status, stream, webhook};
 use crate::base::route::STREAM_ALIASES;
+use crate::telemetry::http_meter;
 use crate::telemetry::log::HTTP;
-use crate::telemetry::name::HTTP_REQUESTS;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{MatchedPath, Request};
@@ -214,8 +214,7 @@ async fn finish(shared: Arc<Shared>, deadline: Duration, request: Request, next:
     }
     let micros = shared.now().mono.since(begun).as_micros() as u64;
     tracing::info!(target: HTTP, id, method = label(&method), route, status, micros, "request");
-    metrics::counter!(HTTP_REQUESTS, "route" => route, "method" => label(&method), "status" => status.to_string())
-        .increment(1);
+    http_meter::request(route, label(&method), status);
     response
 }
 

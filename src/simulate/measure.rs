@@ -123,6 +123,22 @@ pub fn first_audio(stopped: &[Mono], received: &[Passed]) -> Vec<Option<Duration
         .collect()
 }
 
+/// How many of these moments fell into audio that was still playing: everything received plays in order,
+/// at real time, from its arrival on.
+pub fn overlaps(started: &[Mono], received: &[Passed]) -> usize {
+    let mut until = Mono(0);
+    let spans: Vec<(Mono, Mono)> = received
+        .iter()
+        .map(|passed| {
+            let from = until.max(passed.at);
+            until = from + Duration::from_micros(bytes_of(passed) * 125);
+            (from, until)
+        })
+        .collect();
+    let is_inside = |at: &&Mono| spans.iter().any(|(from, until)| from <= *at && *at < until);
+    started.iter().filter(is_inside).count()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -173,6 +189,14 @@ mod tests {
             let direction = compare(&sent, &received, Mono(0));
             assert!(direction.is_content_equal && !direction.is_in_order);
         }
+    }
+
+    #[test]
+    fn speech_over_queued_audio_is_an_overlap() {
+        // Two chunks of 20 ms that came together play from 100 to 140 ms.
+        let received = [chunk(100, 1), chunk(100, 2), chunk(300, 3)];
+        let at = |ms: u64| Mono(ms * 1_000_000);
+        assert_eq!(overlaps(&[at(99), at(139), at(140), at(310)], &received), 2);
     }
 
     #[test]

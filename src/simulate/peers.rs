@@ -133,7 +133,10 @@ async fn whole_session(tls: Tls) {
         .await;
         sent.push(payload);
     }
-    let events = until(&mut socket, "response.done").await;
+    let mut events = Vec::new();
+    for _turn in 0..3 {
+        events.extend(until(&mut socket, "response.done").await);
+    }
     let stopped = events
         .iter()
         .filter(|event| event["type"] == "input_audio_buffer.speech_stopped");

@@ -1,6 +1,7 @@
 //! Metrics and logs. Each metric name stands once, in `name`.
 
 pub mod desk_meter;
+pub mod http_meter;
 pub mod log;
 pub mod meter;
 pub mod name;

@@ -8,8 +8,10 @@ pub mod roots;
 pub mod stream;
 pub mod tls;
 
-/// What the two sides of TLS are set up with; named here so that nobody else names the library.
+/// What users of this module need of rustls, so that they need not name it.
 pub use rustls::{ClientConfig, ServerConfig};
+pub use rustls_pki_types::ServerName;
+
 use std::os::fd::OwnedFd;
 
 /// A connection that has been set up and can change hands. Whoever holds it owns the descriptor.

@@ -8,3 +8,7 @@ pub const FILLED_BYTES: &str = "voxrelay_audio_filled_bytes_total";
 pub const CALLS_ACTIVE: &str = "voxrelay_calls_active";
 /// Model legs open.
 pub const UPSTREAM_OPEN: &str = "voxrelay_upstream_open";
+/// Requests refused at the door, by `reason`.
+pub const REFUSED: &str = "voxrelay_rejected_upgrades_total";
+/// Calls ended, by `reason` and `side`.
+pub const CALLS_ENDED: &str = "voxrelay_calls_ended_total";

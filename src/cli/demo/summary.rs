@@ -3,7 +3,7 @@
 use super::Evidence;
 use crate::base::time::Mono;
 use crate::call::{EndReason, Stats};
-use crate::simulate::measure::{Direction, compare, first_audio};
+use crate::simulate::measure::{Direction, compare, first_audio, overlaps};
 use std::time::Duration;
 
 /// One named check.
@@ -29,7 +29,11 @@ pub(super) fn print(evidence: &Evidence) -> bool {
     let stats = end.as_ref().map(|(_, stats)| stats.as_ref());
 
     println!("\nOne call, simulated at both ends");
-    println!("  turns           {}", model.speech_stopped.len());
+    println!(
+        "  turns           {}, {} of them begun while an answer still played",
+        model.speech_stopped.len(),
+        overlaps(&model.speech_started, &carrier.received)
+    );
     for (turn, latency) in latencies.iter().enumerate() {
         let text = match latency {
             Some(latency) => format!("{} ms", latency.as_millis()),
@@ -115,6 +119,7 @@ fn checks(
     answered: usize,
 ) -> Vec<Check> {
     let Evidence {
+        turns_min,
         carrier,
         violation,
         model,
@@ -146,8 +151,8 @@ fn checks(
     );
     check("and in order", outbound.is_in_order, String::new());
     check(
-        "at least three turns, each answered",
-        model.speech_stopped.len() >= 3 && answered >= 3,
+        "every turn of the caller was heard and answered",
+        answered >= *turns_min && answered == model.speech_stopped.len(),
         format!("{} turns, {answered} answered", model.speech_stopped.len()),
     );
     check(

@@ -126,6 +126,21 @@ fn what_is_no_http_is_refused_and_closed_and_others_live_on() {
 }
 
 #[test]
+fn later_heads_have_the_bounds_of_the_first() {
+    let rig = Rig::new(Config::default());
+    let long = "x".repeat(crate::base::limit::HEAD_BYTES_MAX);
+    let many = "X-A: b\r\n".repeat(crate::base::limit::HEADERS_MAX + 1);
+    for lines in [format!("X-Long: {long}\r\n"), many] {
+        let mut client = rig.connect();
+        assert_eq!(client.get("/livez").status, 200);
+        client.send(format!(
+            "GET /livez HTTP/1.1\r\nHost: localhost\r\n{lines}\r\n"
+        ));
+        assert_eq!(client.answer(true).status, 431);
+    }
+}
+
+#[test]
 fn metrics_are_for_this_machine_on_the_main_port() {
     let rig = Rig::new(Config::default());
     let mut client = rig.connect();

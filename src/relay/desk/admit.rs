@@ -19,6 +19,8 @@ use std::collections::HashMap;
 /// Spent tickets kept until they expire. Each was signed by us within its short life, so more than this
 /// can't come from real webhooks at any rate that we serve.
 const SPENT_MAX: usize = 64 * 1024;
+/// Expired ones are looked for when this many are kept, and then at twice of what was left.
+const SPENT_SWEEP_MIN: usize = 1024;
 /// What a refused carrier is told to wait, seconds.
 const RETRY_AFTER_SECS: u32 = 5;
 
@@ -106,6 +108,8 @@ pub(super) struct Admission {
     calls: Vec<usize>,
     /// Spent tickets and when they expire.
     spent: HashMap<[u8; 16], u64>,
+    /// See `SPENT_SWEEP_MIN`.
+    sweep_at: usize,
     draining: bool,
 }
 
@@ -114,6 +118,7 @@ impl Admission {
         Self {
             calls: vec![0; workers],
             spent: HashMap::new(),
+            sweep_at: SPENT_SWEEP_MIN,
             draining: false,
         }
     }
@@ -215,8 +220,10 @@ impl Admission {
     }
 
     fn spend(&mut self, ticket: &Ticket, now_unix_ms: u64) -> Result<(), Refusal> {
-        if self.spent.len() >= SPENT_MAX / 2 {
+        if self.spent.len() >= self.sweep_at {
             self.spent.retain(|_, expires| *expires > now_unix_ms);
+            // Doubling keeps the sweeps' cost per ticket constant.
+            self.sweep_at = (self.spent.len() * 2).clamp(SPENT_SWEEP_MIN, SPENT_MAX);
         }
         if self.spent.len() >= SPENT_MAX {
             return Err(Refusal::busy("tickets_max", "too many tickets at once"));

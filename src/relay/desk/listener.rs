@@ -14,6 +14,7 @@ use crate::proto::carrier::signature::is_valid_upgrade;
 use crate::proto::http::head::{HeadError, Parsed, parse_request};
 use crate::proto::http::upgrade::{Accept, write_accept};
 use crate::proto::ws::Role;
+use crate::telemetry::log::brief;
 use crate::transport::Established;
 use crate::transport::tls::Tls;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
@@ -134,6 +135,8 @@ pub(super) async fn accept(desk: Rc<Desk>, listener: std::net::TcpListener) {
     let mut back_off = BACK_OFF.0;
     while !desk.stopping.get() {
         match listener.accept().await {
+            // Nobody would end its operations any more.
+            Ok(_) if desk.stopping.get() => break,
             Ok((socket, peer)) => {
                 back_off = BACK_OFF.0;
                 match Stranger::enter(&desk, peer.ip()) {
@@ -169,6 +172,9 @@ pub(super) async fn accept(desk: Rc<Desk>, listener: std::net::TcpListener) {
 
 /// One connection, from accept to hand-over or answer.
 async fn serve(desk: Rc<Desk>, stranger: Stranger, socket: TcpStream, peer: SocketAddr) {
+    if desk.stopping.get() {
+        return;
+    }
     let arrived = Instant::now();
     let mut conn = Conn::new(socket, Some(peer), &desk.sockets);
     if conn.set_leg_options(false).is_err() {
@@ -182,7 +188,8 @@ async fn serve(desk: Rc<Desk>, stranger: Stranger, socket: TcpStream, peer: Sock
             Err(error) => Err(error.into()),
         };
         if let Err(error) = outcome {
-            tracing::debug!(%peer, late = watchdog.fired(), "TLS accept failed: {error}");
+            let error = error.to_string();
+            tracing::debug!(%peer, late = watchdog.fired(), error = &*brief(&error), "TLS accept failed");
             return desk.meter.lost(if watchdog.fired() {
                 "tls_deadline"
             } else {
@@ -412,8 +419,9 @@ fn signature(desk: &Desk, request: &StreamRequest, peer: Option<SocketAddr>) -> 
     };
     if verdict != Signature::Valid {
         // What the carrier should have signed: a wrong public URL shows here.
+        let url = format!("{}{}", as_wss(origin), without_secret(&request.target));
         tracing::warn!(
-            url = %format_args!("{}{}", as_wss(origin), without_secret(&request.target)),
+            url = &*brief(&url),
             verdict = ?verdict, peer = peer.map(tracing::field::display), "upgrade without a fitting signature"
         );
     }

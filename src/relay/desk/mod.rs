@@ -21,12 +21,11 @@ use crate::config::Config;
 use crate::proto::realtime::endpoint::{Endpoint, connect_url};
 use crate::telemetry::desk_meter::DeskMeter;
 use crate::transport::clock::SystemClock;
-use crate::transport::roots;
+use crate::transport::{ClientConfig, ServerConfig, roots};
 use admit::Admission;
 use conn::Sockets;
-use dial::KeyRing;
+use dial::{Dials, KeyRing};
 use listener::{Admitted, Strangers};
-use rustls::{ClientConfig, ServerConfig};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::future::Future;
@@ -35,6 +34,7 @@ use std::net::{Shutdown, SocketAddr, TcpListener};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::task::JoinHandle;
 
 /// Submission queue: one entry per operation between two parks of the runtime.
 const SQ_ENTRIES: u32 = 1024;
@@ -85,6 +85,7 @@ struct Desk {
     /// Admitted on control's behalf, by the number in the answer.
     admitted: RefCell<HashMap<u64, Admitted>>,
     next_ticket: Cell<u64>,
+    dials: Dials,
     sockets: Rc<Sockets>,
     stopping: Cell<bool>,
     clock: SystemClock,
@@ -182,6 +183,7 @@ fn start_with(
         strangers: RefCell::default(),
         admitted: RefCell::default(),
         next_ticket: Cell::new(1),
+        dials: Dials::default(),
         sockets: Rc::default(),
         stopping: Cell::new(false),
         clock: SystemClock::new(),
@@ -231,22 +233,25 @@ impl Drop for AbortOnPanic {
 }
 
 /// A task of the desk. The runtime would swallow its panic; the guard inside does not.
-fn spawn(task: impl Future<Output = ()> + 'static) {
+fn spawn(task: impl Future<Output = ()> + 'static) -> JoinHandle<()> {
     tokio_uring::spawn(async move {
         let _guard = AbortOnPanic;
         task.await;
-    });
+    })
 }
 
 async fn run(desk: Rc<Desk>, mut inbox: DeskInbox, listeners: Vec<TcpListener>) {
     // A second descriptor each, to end the pending accepts with.
-    let mut handles = Vec::new();
+    let mut doors = Vec::new();
     for listener in listeners {
         match listener.try_clone() {
-            Ok(handle) => handles.push(handle),
-            Err(error) => tracing::error!("a listener can't be stopped later: {error}"),
+            Ok(handle) => {
+                doors.push((handle, spawn(listener::accept(desk.clone(), listener))));
+            }
+            Err(error) => {
+                tracing::error!("a listener that can't be stopped is not opened: {error}")
+            }
         }
-        spawn(listener::accept(desk.clone(), listener));
     }
     while let Some(order) = inbox.recv().await {
         match order {
@@ -254,7 +259,13 @@ async fn run(desk: Rc<Desk>, mut inbox: DeskInbox, listeners: Vec<TcpListener>) 
                 worker,
                 slot,
                 call_id,
-            } => spawn(dial::run(desk.clone(), worker, slot, call_id)),
+            } => {
+                spawn(dial::run(desk.clone(), worker, slot, call_id));
+            }
+            ToDesk::CancelDial { worker, slot } => desk.dials.cancel(worker, slot),
+            ToDesk::Discard { upstream } => {
+                spawn(dial::discard(desk.clone(), *upstream));
+            }
             ToDesk::Ended { worker, call_id: _ } => desk.admission.borrow_mut().release(worker),
             ToDesk::Admit { head, peer, answer } => {
                 // Whoever asked may be gone by now; the place then falls back by its deadline.
@@ -268,7 +279,7 @@ async fn run(desk: Rc<Desk>, mut inbox: DeskInbox, listeners: Vec<TcpListener>) 
             ToDesk::Stop => break,
         }
     }
-    stop(&desk, &handles).await;
+    stop(&desk, doors).await;
 }
 
 /// New connections get the new certificate; one that can't be used changes nothing.
@@ -286,10 +297,12 @@ fn reload(desk: &Desk) {
 }
 
 /// Ends every ring operation, since the runtime's end waits for them.
-async fn stop(desk: &Desk, listeners: &[TcpListener]) {
+async fn stop(desk: &Desk, doors: Vec<(TcpListener, JoinHandle<()>)>) {
     desk.stopping.set(true);
-    for listener in listeners {
-        let _ = socket2::SockRef::from(listener).shutdown(Shutdown::Both);
+    for (listener, accepting) in doors {
+        // Its pending accept ends with an error, and so does every later one.
+        let _ = socket2::SockRef::from(&listener).shutdown(Shutdown::Both);
+        let _ = accepting.await;
     }
     let deadline = tokio::time::Instant::now() + STOP_DEADLINE;
     loop {

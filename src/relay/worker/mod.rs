@@ -19,25 +19,25 @@ mod deadline;
 mod echo;
 mod leg;
 pub mod ring;
+mod shared;
 mod table;
 #[cfg(test)]
 mod tests;
 
 use crate::base::id::{CallId, SlotKey, WorkerId};
 use crate::base::limit;
-use crate::base::time::{Clock, Now};
+use crate::base::time::Clock;
 use crate::bus::command::{DeskSender, ToDesk, ToWorker, WorkerInbox};
 use crate::bus::report::ReportSender;
 use crate::call::session::{Closed, Session};
-use crate::call::{EndReason, Fact, Leg, Report, Stats};
+use crate::call::{Leg, Stats};
 use crate::telemetry::meter::{WorkerMeter, WorkerStats};
-use crate::transport::Established;
 use crate::transport::clock::SystemClock;
-use crate::transport::tls::TlsError;
 use deadline::Deadlines;
 use echo::Echo;
-use leg::{CarryPool, LegState, Phase, Sending};
+use leg::{CarryPool, Phase, Sending};
 use ring::{Completion, LegKey, Ring, Tag};
+use shared::{Shared, leg_of};
 use std::collections::VecDeque;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -51,6 +51,16 @@ const CARRIER_BUFFERS: (u16, usize) = (2048, 2 * 1024);
 const REALTIME_BUFFERS: (u16, usize) = (256, limit::TLS_RECORD_BYTES_MAX.next_multiple_of(1024));
 /// How often totals are published.
 const TICK: Duration = Duration::from_secs(1);
+/// Under load, how long completions are gathered: frames that come one by one then cost as little as frames that come
+/// together, and nobody hears a millisecond in a 20 ms frame. When little happens, everything is served at once.
+const GATHER: Duration = Duration::from_millis(1);
+/// Completions a second from which on they are gathered: about 50 calls.
+const GATHER_FROM: u64 = 10_000;
+/// And below which they are not any more.
+const GATHER_UNTIL: u64 = 5_000;
+/// What a carrier leg may bring in one tick: 130 times real time. Past it, the leg is not read until the next tick, so
+/// that a flood waits in its own socket and not in everybody's worker.
+const CARRIER_BYTES_PER_TICK: usize = 1024 * 1024;
 /// How long a finished leg waits for the peer's end.
 const LINGER: Duration = Duration::from_secs(1);
 /// How long a leg may take to send what was queued when it was told to finish.
@@ -69,6 +79,8 @@ pub struct Parts {
     pub reports: ReportSender,
     /// The process's clock.
     pub clock: SystemClock,
+    /// What its legs together may hold in grown buffers: this worker's part of `limit::GROWN_BYTES_BUDGET`.
+    pub grown_bytes_max: usize,
 }
 
 /// Starts a worker's thread; returns once its ring is set up, or with the reason why it can't be.
@@ -107,25 +119,6 @@ pub fn start(parts: Parts) -> io::Result<JoinHandle<()>> {
     Ok(thread)
 }
 
-/// What every call of a worker shares. Apart from the table, so that one call and this can be borrowed together.
-struct Shared {
-    id: WorkerId,
-    ring: Ring,
-    scratch: Vec<u8>,
-    pool: CarryPool,
-    desk: DeskSender,
-    reports: ReportSender,
-    /// Orders to the desk that found its queue full.
-    desk_waiting: VecDeque<ToDesk>,
-    meter: WorkerMeter,
-    stats: WorkerStats,
-    /// The sum over ended calls.
-    ended: Stats,
-    now: Now,
-    /// Legs whose receive ended for want of buffers.
-    starved: Vec<LegKey>,
-}
-
 struct Worker {
     shared: Shared,
     table: Table,
@@ -134,6 +127,10 @@ struct Worker {
     clock: SystemClock,
     /// Calls touched in this wake-up.
     touched: Vec<SlotKey>,
+    /// Completions are gathered for up to `GATHER` before they are served.
+    gathering: bool,
+    /// Completions since the last tick.
+    completions: u64,
     stopping: bool,
 }
 
@@ -155,12 +152,16 @@ impl Worker {
                 ended: Stats::default(),
                 now: parts.clock.now(),
                 starved: Vec::new(),
+                grown_bytes: 0,
+                grown_bytes_max: parts.grown_bytes_max,
             },
             table: Table::default(),
             deadlines: Deadlines::default(),
             inbox: parts.inbox,
             clock: parts.clock,
             touched: Vec::new(),
+            gathering: false,
+            completions: 0,
             stopping: false,
         })
     }
@@ -173,14 +174,15 @@ impl Worker {
                 .deadlines
                 .next()
                 .map_or(next_tick, |at| at.min(next_tick));
-            self.shared
-                .ring
-                .wait(due.since(self.shared.now.mono), &mut completions)?;
+            let gather = self.gathering.then_some(GATHER);
+            let timeout = due.since(self.shared.now.mono);
+            self.shared.ring.wait(timeout, gather, &mut completions)?;
+            self.completions += completions.len() as u64;
             self.shared.now = self.clock.now();
             self.shared.stats.wakeups += 1;
             for completion in completions.drain(..) {
                 match completion.tag {
-                    Tag::Receive(key) => self.on_receive(key, completion),
+                    Tag::Receive(key) => self.on_receive(key, completion)?,
                     Tag::Send(key) => self.on_send(key, completion)?,
                     Tag::Wake => {
                         if !completion.more {
@@ -206,6 +208,11 @@ impl Worker {
             self.shared.flush_desk();
             if self.shared.now.mono >= next_tick {
                 next_tick = self.shared.now.mono + TICK;
+                self.gathering = match std::mem::take(&mut self.completions) {
+                    many if many >= GATHER_FROM => true,
+                    few if few < GATHER_UNTIL => false,
+                    _ => self.gathering,
+                };
                 self.publish();
             }
             if self.stopping && self.table.is_empty() {
@@ -223,7 +230,7 @@ impl Worker {
         }
     }
 
-    fn on_receive(&mut self, key: LegKey, completion: Completion) {
+    fn on_receive(&mut self, key: LegKey, completion: Completion) -> io::Result<()> {
         let shared = &mut self.shared;
         let found = self.table.find_leg(key);
         let Some(life) = found else {
@@ -233,7 +240,7 @@ impl Worker {
                 group.take(buffer, 0);
                 group.give_back(buffer);
             }
-            return;
+            return Ok(());
         };
         shared.stats.receives += 1;
         let which = leg_of(key.leg);
@@ -242,6 +249,17 @@ impl Worker {
             .expect("found by its key");
         if !completion.more {
             leg.receiving = false;
+        }
+        if let Ok(bytes @ 1..) = usize::try_from(completion.result)
+            && which == Leg::Carrier
+            && matches!(life.driver, Driver::Call(_))
+            && leg.is_flooding(bytes, shared.now.mono)
+        {
+            leg.paused_until = Some(shared.now.mono + TICK);
+            shared.stats.legs_paused += 1;
+            if leg.receiving {
+                shared.ring.cancel_receive(key)?;
+            }
         }
         let mut gone = None;
         if let Some(buffer) = completion.buffer {
@@ -276,14 +294,21 @@ impl Worker {
                     shared.starved.push(key);
                 }
                 libc::EINTR | libc::EAGAIN => {}
+                // We ended the receive ourselves: the leg brought too much at once.
+                libc::ECANCELED if leg_paused(life, key) => {}
                 _ => gone = Some(Closed::Broken),
             },
             _ => {}
+        }
+        if shared.is_over_budget(life, which) {
+            tracing::warn!(call_id = %life.call_id, leg = ?which, "unfinished messages hold too much memory");
+            gone = Some(Closed::Broken);
         }
         if let Some(how) = gone {
             shared.on_gone(life, which, how);
         }
         Self::touch(&mut self.touched, life);
+        Ok(())
     }
 
     fn on_send(&mut self, key: LegKey, completion: Completion) -> io::Result<()> {
@@ -335,6 +360,7 @@ impl Worker {
                 leg.phase = Phase::Retired;
                 leg.shut_both();
             }
+            leg.paused_until = leg.paused_until.filter(|until| *until > now.mono);
         }
         let driver = &mut life.driver;
         if catch_unwind(AssertUnwindSafe(|| driver.handle_timeout(now))).is_err() {
@@ -364,10 +390,14 @@ impl Worker {
                 Self::touch(&mut self.touched, life);
             }
             ToWorker::Upstream { slot, outcome } => {
-                // The call may have ended while the desk dialled: then the connection is dropped here, and so closed.
-                let Some(life) = self.table.find(slot) else {
+                // The call may have ended while the desk dialled: then the desk closes the leg, in order.
+                let Some(life) = self.table.find(slot).filter(|life| !life.reported_end) else {
+                    if let Ok(upstream) = outcome {
+                        self.shared.tell_desk(ToDesk::Discard { upstream });
+                    }
                     return;
                 };
+                life.dialling = false;
                 let (answer, connection) = match outcome {
                     Ok(connection) => (Ok(()), Some(connection)),
                     Err(why) => (Err(why), None),
@@ -469,295 +499,6 @@ impl Worker {
     }
 }
 
-impl Shared {
-    /// Puts an established connection into a call and gives it what was read ahead.
-    fn install(&mut self, life: &mut Life, which: Leg, connection: Established) {
-        let index = index_of(which);
-        let (mut leg, mut ciphertext) = LegState::new(connection);
-        let (driver, now) = (&mut life.driver, self.now);
-        let outcome = catch_unwind(AssertUnwindSafe(|| {
-            leg.replay(&mut self.pool, |plain| {
-                driver.handle_input(which, plain, now)
-            });
-            if ciphertext.is_empty() {
-                return Ok(false);
-            }
-            leg.receive(
-                &mut ciphertext,
-                &mut self.scratch,
-                &mut self.pool,
-                |plain| driver.handle_input(which, plain, now),
-            )
-            .map(|received| received.closed)
-        }));
-        life.legs[index] = Some(leg);
-        match outcome {
-            Ok(Ok(false)) => {}
-            Ok(Ok(true)) => self.on_gone(life, which, Closed::Eof),
-            Ok(Err(error)) => {
-                self.on_tls_error(life.call_id, which, &error);
-                self.on_gone(life, which, Closed::Broken);
-            }
-            Err(_) => self.on_panic(life),
-        }
-    }
-
-    /// A leg's connection is over, by the peer or by an error.
-    fn on_gone(&mut self, life: &mut Life, which: Leg, how: Closed) {
-        let Some(leg) = &mut life.legs[index_of(which)] else {
-            return;
-        };
-        let before = leg.phase;
-        leg.phase = match (how, before) {
-            // What was queued before the peer's end, its close frame's answer above all, may still reach it.
-            (Closed::Eof, Phase::Open) => Phase::Finishing {
-                until: self.now.mono + FINISH,
-            },
-            (Closed::Eof, Phase::Finishing { .. }) => before,
-            _ => Phase::Retired,
-        };
-        leg.eof = true;
-        if leg.phase == Phase::Retired {
-            leg.shut_both();
-        }
-        if before == Phase::Open {
-            let (driver, now) = (&mut life.driver, self.now);
-            if catch_unwind(AssertUnwindSafe(|| driver.handle_closed(which, how, now))).is_err() {
-                self.on_panic(life);
-            }
-        }
-    }
-
-    fn on_tls_error(&mut self, call_id: CallId, leg: Leg, error: &TlsError) {
-        self.stats.tls_errors += 1;
-        tracing::warn!(%call_id, ?leg, error = %error.0, "TLS failed");
-    }
-
-    /// A session panicked: that call ends, everything else goes on.
-    fn on_panic(&mut self, life: &mut Life) {
-        self.stats.panics += 1;
-        tracing::error!(call_id = %life.call_id, "a call panicked and is ended; please report this");
-        let (driver, now) = (&mut life.driver, self.now);
-        let told = catch_unwind(AssertUnwindSafe(|| {
-            driver.handle_panic(now);
-            let mut facts = Vec::new();
-            while let Some(fact) = driver.poll_fact() {
-                facts.push(fact);
-            }
-            facts
-        }));
-        for fact in told.unwrap_or_default() {
-            self.send_report(life.call_id, fact, &mut life.reported_end);
-        }
-        if !life.reported_end {
-            let fact = Fact::Ended {
-                reason: EndReason::Internal,
-                stats: Box::default(),
-            };
-            self.send_report(life.call_id, fact, &mut life.reported_end);
-        }
-        life.driver = Driver::Dead;
-        for leg in life.legs.iter_mut().flatten() {
-            leg.phase = Phase::Retired;
-            leg.shut_both();
-        }
-    }
-
-    fn obey(&mut self, life: &mut Life) {
-        use crate::call::session::Intent;
-        while let Some(intent) = life.driver.poll_intent() {
-            match intent {
-                Intent::Dial => {
-                    let order = ToDesk::Dial {
-                        worker: self.id,
-                        slot: life.key,
-                        call_id: life.call_id,
-                    };
-                    self.tell_desk(order);
-                }
-                Intent::Finish(which) => {
-                    if let Some(leg) = &mut life.legs[index_of(which)]
-                        && leg.phase == Phase::Open
-                    {
-                        leg.phase = Phase::Finishing {
-                            until: self.now.mono + FINISH,
-                        };
-                    }
-                }
-                Intent::Abort(which) => {
-                    if let Some(leg) = &mut life.legs[index_of(which)] {
-                        leg.phase = Phase::Retired;
-                        leg.shut_both();
-                    }
-                }
-            }
-        }
-    }
-
-    /// Starts the leg's next send, if none is in flight and something waits.
-    fn transmit(&mut self, life: &mut Life, index: usize) -> io::Result<()> {
-        let key = LegKey {
-            index: life.key.index,
-            generation: life.key.generation,
-            leg: index as u8,
-        };
-        let Life { driver, legs, .. } = life;
-        let Some(leg) = &mut legs[index] else {
-            return Ok(());
-        };
-        if leg.sending.is_some() || !matches!(leg.phase, Phase::Open | Phase::Finishing { .. }) {
-            return Ok(());
-        }
-        let slot = self.ring.slots().take();
-        let mut of_session = false;
-        let mut len;
-        if leg.has_tls_out() {
-            len = leg.take_tls_out(self.ring.slots().bytes_mut(slot));
-        } else {
-            let now = self.now;
-            let ring = &mut self.ring;
-            let outcome = catch_unwind(AssertUnwindSafe(|| {
-                let plain = driver.poll_transmit(leg_of(key.leg), limit::SEND_BYTES_MAX);
-                if plain.is_empty() {
-                    return Ok((0, 0));
-                }
-                let sealed = leg.seal(plain, ring.slots().bytes_mut(slot))?;
-                let taken = plain.len();
-                driver.handle_taken(leg_of(key.leg), taken, now);
-                Ok((sealed, taken))
-            }));
-            match outcome {
-                Ok(Ok((sealed, taken))) => {
-                    len = sealed;
-                    of_session = taken > 0;
-                }
-                Ok(Err(error)) => {
-                    self.ring.slots().give_back(slot);
-                    self.on_tls_error(life.call_id, leg_of(key.leg), &error);
-                    self.on_gone(life, leg_of(key.leg), Closed::Broken);
-                    return Ok(());
-                }
-                Err(_) => {
-                    self.ring.slots().give_back(slot);
-                    self.on_panic(life);
-                    return Ok(());
-                }
-            }
-            if len == 0 && matches!(leg.phase, Phase::Finishing { .. }) {
-                if leg.queue_close_notify() {
-                    len = leg.take_tls_out(self.ring.slots().bytes_mut(slot));
-                } else if leg.eof {
-                    leg.phase = Phase::Retired;
-                    leg.shut_both();
-                } else {
-                    leg.shut_write();
-                    leg.phase = Phase::Lingering {
-                        until: self.now.mono + LINGER,
-                    };
-                }
-            }
-        }
-        if len == 0 {
-            self.ring.slots().give_back(slot);
-            return Ok(());
-        }
-        self.stats.sends += 1;
-        self.ring.send(leg.raw_fd(), key, slot, 0, len)?;
-        leg.sending = Some(Sending {
-            slot,
-            start: 0,
-            end: len,
-            of_session,
-        });
-        Ok(())
-    }
-
-    /// Arms a leg's receive, or closes a leg that nothing holds any more.
-    fn settle(&mut self, life: &mut Life, index: usize) -> io::Result<()> {
-        let key = LegKey {
-            index: life.key.index,
-            generation: life.key.generation,
-            leg: index as u8,
-        };
-        let Some(leg) = &mut life.legs[index] else {
-            return Ok(());
-        };
-        match leg.phase {
-            Phase::Retired if leg.is_idle() => {
-                let leg = life.legs[index].take().expect("just seen");
-                leg.release(&mut self.pool);
-            }
-            Phase::Retired => {
-                if !leg.cancelled {
-                    leg.cancelled = true;
-                    self.ring.cancel(leg.raw_fd())?;
-                }
-            }
-            _ if !leg.receiving && !leg.eof => {
-                self.ring.receive(leg.raw_fd(), key)?;
-                leg.receiving = true;
-            }
-            _ => {}
-        }
-        Ok(())
-    }
-
-    fn report(&mut self, life: &mut Life) {
-        while let Some(fact) = life.driver.poll_fact() {
-            self.send_report(life.call_id, fact, &mut life.reported_end);
-        }
-    }
-
-    fn send_report(&mut self, call_id: CallId, fact: Fact, reported_end: &mut bool) {
-        if let Fact::Ended { reason, stats } = &fact {
-            *reported_end = true;
-            self.meter.ended(*reason);
-            self.ended.add(stats);
-            self.tell_desk(ToDesk::Ended {
-                worker: self.id,
-                call_id,
-            });
-        }
-        if self
-            .reports
-            .try_send(Report {
-                call_id,
-                at: self.now,
-                fact,
-            })
-            .is_err()
-        {
-            self.stats.reports_dropped += 1;
-        }
-    }
-
-    fn on_ended(&mut self, life: &mut Life) {
-        if let Driver::Echo(echo) = &mut life.driver {
-            echo.finish();
-        }
-    }
-
-    fn tell_desk(&mut self, order: ToDesk) {
-        self.desk_waiting.push_back(order);
-    }
-
-    /// The desk's queue may be full for a moment; orders wait here in order. Their number is bounded by the calls.
-    fn flush_desk(&mut self) {
-        use tokio::sync::mpsc::error::TrySendError;
-        while let Some(order) = self.desk_waiting.pop_front() {
-            match self.desk.try_send(order) {
-                Ok(()) => {}
-                Err(TrySendError::Full(order)) => {
-                    self.desk_waiting.push_front(order);
-                    return;
-                }
-                // Without a desk the daemon is stopping; its deadline for set-up ends the calls that wait.
-                Err(TrySendError::Closed(_)) => self.desk_waiting.clear(),
-            }
-        }
-    }
-}
-
 /// 32 bytes from the system.
 fn entropy() -> [u8; 32] {
     let mut seed = [0; 32];
@@ -766,17 +507,9 @@ fn entropy() -> [u8; 32] {
     seed
 }
 
-fn leg_of(index: u8) -> Leg {
-    if index == 0 {
-        Leg::Carrier
-    } else {
-        Leg::Realtime
-    }
-}
-
-fn index_of(leg: Leg) -> usize {
-    match leg {
-        Leg::Carrier => 0,
-        Leg::Realtime => 1,
-    }
+/// Whether we stopped reading this leg for a while.
+fn leg_paused(life: &Life, key: LegKey) -> bool {
+    life.legs[key.leg as usize]
+        .as_ref()
+        .is_some_and(|leg| leg.paused_until.is_some())
 }

@@ -74,6 +74,7 @@ impl Model {
 
     fn on_speech_started(&mut self, audio_start_ms: u64) {
         self.idle = None;
+        self.kept.speech_started.push(self.now.mono);
         let id = self.rng.id("item_", 21);
         self.turn_item = Some(id.clone());
         self.emit(

@@ -79,6 +79,8 @@ pub struct Kept {
     pub counts: Counts,
     /// Appended chunks, when audio is kept.
     pub appended: Vec<Passed>,
+    /// When each turn of the caller began.
+    pub speech_started: Vec<Mono>,
     /// When each turn of the caller ended.
     pub speech_stopped: Vec<Mono>,
 }

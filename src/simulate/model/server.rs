@@ -37,6 +37,8 @@ pub struct Seen {
     pub appended: Vec<Passed>,
     /// Deltas, when audio is kept.
     pub sent: Vec<Passed>,
+    /// When each turn of the caller began.
+    pub speech_started: Vec<Mono>,
     /// When each turn of the caller ended.
     pub speech_stopped: Vec<Mono>,
     /// When the first `session.updated` was sent.
@@ -78,7 +80,7 @@ struct Shared {
 
 /// A bound server. It serves while `run` is polled.
 pub struct Server {
-    listener: TcpListener,
+    listener: std::net::TcpListener,
     address: SocketAddr,
     tls: Option<Arc<ServerConfig>>,
     ca_pem: Option<String>,
@@ -104,8 +106,9 @@ impl Sessions {
 
 impl Server {
     /// Binds, and makes a certificate for `localhost` and the address when TLS is asked for.
-    pub async fn bind(address: SocketAddr, setup: Setup, clock: SystemClock) -> io::Result<Self> {
-        let listener = TcpListener::bind(address).await?;
+    pub fn bind(address: SocketAddr, setup: Setup, clock: SystemClock) -> io::Result<Self> {
+        let listener = std::net::TcpListener::bind(address)?;
+        listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
         let (tls, ca_pem) = match &setup.tls {
             Tls::Off => (None, None),
@@ -158,11 +161,12 @@ impl Server {
         Sessions(self.shared.clone())
     }
 
-    /// Accepts until the runtime ends.
-    pub async fn run(self) {
+    /// Accepts until it is dropped. Errs when the runtime can't take the listener.
+    pub async fn run(self) -> io::Result<()> {
+        let listener = TcpListener::from_std(self.listener)?;
         let mut conn = 0;
         loop {
-            match self.listener.accept().await {
+            match listener.accept().await {
                 Ok((tcp, _)) => {
                     conn += 1;
                     let (shared, tls) = (self.shared.clone(), self.tls.clone());
@@ -313,6 +317,7 @@ async fn drive(mut link: Link<Stream>, mut model: Model, shared: &Shared, conn: 
     Seen {
         counts: kept.counts,
         appended: kept.appended,
+        speech_started: kept.speech_started,
         speech_stopped: kept.speech_stopped,
         ..seen
     }
@@ -388,10 +393,11 @@ impl Running {
 
 /// Starts a server on a thread of its own.
 pub fn start(address: SocketAddr, setup: Setup, clock: SystemClock) -> io::Result<Running> {
+    let server = Server::bind(address, setup, clock)?;
+    // Made here, so that a machine without descriptors is an error of this call.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let server = runtime.block_on(Server::bind(address, setup, clock))?;
     let (stop, mut stopped) = watch::channel(());
     let running = Running {
         address: server.address(),
@@ -405,7 +411,7 @@ pub fn start(address: SocketAddr, setup: Setup, clock: SystemClock) -> io::Resul
         .spawn(move || {
             runtime.block_on(async {
                 tokio::select! {
-                    () = server.run() => {}
+                    _ = server.run() => {}
                     // The other half is dropped with `Running`.
                     _ = stopped.changed() => {}
                 }

@@ -313,6 +313,47 @@ fn a_handshake_message_cut_over_records_never_meets_a_shorter_buffer() {
 }
 
 #[test]
+fn sealing_between_the_records_of_a_session_ticket_works() {
+    // A server whose records are tiny cuts its tickets over several; the client's data goes out between them.
+    let mut config = (*configs().1).clone();
+    config.max_fragment_size = Some(64);
+    let mut theirs = rustls::ServerConnection::new(Arc::new(config)).unwrap();
+    let mut ours = End::new(Tls::client(configs().0, name()).unwrap());
+    ours.open().unwrap();
+    let mut sent = 0;
+    let mut sealed_while_held = 0;
+    let mut got = Vec::new();
+    for _ in 0..6 {
+        let mut back = Vec::new();
+        while theirs.wants_write() {
+            theirs.write_tls(&mut back).unwrap();
+        }
+        let mut wire = ours.take_out();
+        for byte in back {
+            ours.feed(&[byte], 1).unwrap();
+            wire.extend(ours.take_out());
+            if !ours.tls.is_handshaking() {
+                wire.extend(ours.seal(b"x"));
+                sent += 1;
+                sealed_while_held += usize::from(!ours.tls.held.is_empty());
+            }
+        }
+        let mut wire = &wire[..];
+        while !wire.is_empty() {
+            theirs.read_tls(&mut wire).unwrap();
+            theirs.process_new_packets().unwrap();
+            let mut buffer = [0; 4096];
+            while let Ok(len) = theirs.reader().read(&mut buffer) {
+                got.extend_from_slice(&buffer[..len]);
+            }
+        }
+    }
+    assert!(sealed_while_held > 0, "the case is met");
+    assert_eq!(got.len(), sent);
+    assert!(ours.tls.held.is_empty());
+}
+
+#[test]
 fn endless_handshake_fragments_are_bounded() {
     let (_, mut server) = pair(ProtocolVersion::TLSv1_3);
     // A ClientHello that claims 60,000 bytes, each record carrying one of them.

@@ -2,7 +2,7 @@
 
 use super::harness::*;
 use crate::base::limit;
-use crate::call::fact::{Drop, EndReason, Leg};
+use crate::call::fact::{Drop, EndReason, Fact, Leg, Stats};
 use crate::call::session::Closed;
 use crate::proto::ws::Role;
 use crate::proto::ws::writer::Kind;
@@ -29,21 +29,28 @@ fn raw(first: u8, masked: bool, payload: &[u8]) -> Vec<u8> {
 #[test]
 fn a_carrier_that_breaks_the_protocol_is_closed_with_the_code_of_what_it_did() {
     let long = vec![b' '; limit::CARRIER_MESSAGE_BYTES_MAX + 1];
-    for (bytes, code) in [
-        (raw(0x81, false, b"{}"), 1002),  // unmasked
-        (raw(0xC1, true, b"{}"), 1002),   // reserved bit
-        (raw(0x83, true, b"{}"), 1002),   // reserved opcode
-        (raw(0x80, true, b"{}"), 1002),   // a continuation of nothing
-        (raw(0x09, true, b"{}"), 1002),   // a fragmented ping
-        (raw(0x81, true, b"\xff"), 1007), // not UTF-8
-        (raw(0x81, true, &long), 1009),
-        (raw(0x88, true, b"\x03"), 1002), // a close of one byte
+    for (bytes, code, label) in [
+        (raw(0x81, false, b"{}"), 1002, "masking"), // unmasked
+        (raw(0xC1, true, b"{}"), 1002, "reserved_bits"), // reserved bit
+        (raw(0x83, true, b"{}"), 1002, "opcode"),   // reserved opcode
+        (raw(0x80, true, b"{}"), 1002, "fragmentation"), // a continuation of nothing
+        (raw(0x09, true, b"{}"), 1002, "control"),  // a fragmented ping
+        (raw(0x81, true, b"\xff"), 1007, "utf8"),   // not UTF-8
+        (raw(0x81, true, &long), 1009, "too_long"),
+        (raw(0x88, true, b"\x03"), 1002, "close"), // a close of one byte
     ] {
         let mut pair = Pair::ready();
         pair.feed(Leg::Carrier, &bytes);
         assert_eq!(pair.carrier.close_code(), Some(code), "{bytes:x?}");
         assert!(pair.carrier.finishing, "its close frame is not waited for");
         assert_eq!(pair.model.close_code(), Some(1000));
+        let said = |fact: &Fact| matches!(fact, Fact::Note { text } if text.contains(label));
+        assert!(pair.facts.iter().any(said), "{label}: {:?}", pair.facts);
+        let mut expected = Stats::default();
+        expected.violation(Leg::Carrier, label);
+        let stats = pair.end().expect("an end").1;
+        assert_eq!(stats.violations, expected.violations, "{label}");
+        assert_eq!(stats.violations.as_flattened().iter().sum::<u64>(), 1);
         assert_eq!(pair.wind_up(), EndReason::CarrierProtocol);
     }
 }
@@ -109,6 +116,9 @@ fn malformed_messages_are_counted_and_the_fiftieth_closes_with_1007() {
             u64::from(limit::MALFORMED_MAX)
         );
         assert_eq!(pair.peer(leg).close_code(), Some(code));
+        let mut expected = Stats::default();
+        expected.violation(leg, "malformed");
+        assert_eq!(pair.session.stats().violations, expected.violations);
         let reason = pair.wind_up();
         match leg {
             Leg::Carrier => assert_eq!(reason, EndReason::CarrierProtocol),

@@ -5,4 +5,5 @@ mod ends;
 mod harness;
 mod hostile;
 mod model;
+mod sim;
 mod start;

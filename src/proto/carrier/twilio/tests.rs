@@ -1,3 +1,5 @@
+//! The carrier's messages: shapes, quirks, and both paths' agreement.
+
 use super::*;
 use crate::proto::differential::assert_twilio_paths_agree as assert_paths_agree;
 use proptest::prelude::*;

@@ -1,3 +1,5 @@
+//! The model's events: shapes, quirks, and both paths' agreement.
+
 use super::*;
 use crate::proto::differential::assert_realtime_paths_agree as assert_paths_agree;
 use proptest::prelude::*;

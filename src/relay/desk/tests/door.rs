@@ -3,8 +3,7 @@
 use super::*;
 use crate::base::token::mint;
 use crate::bus::command::AdmitAnswer;
-use crate::transport::roots;
-use rustls_pki_types::ServerName;
+use crate::transport::{ServerName, roots};
 
 #[tokio::test]
 async fn a_good_upgrade_goes_to_a_worker_with_the_bytes_behind_it() {

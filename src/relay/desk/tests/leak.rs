@@ -36,7 +36,9 @@ async fn counted_in_a_child() {
     bad_upgrades(&house, 10).await;
     let before = settled(&house).await;
     bad_upgrades(&house, BAD_UPGRADES).await;
-    assert_eq!(settled(&house).await, before);
+    let after = settled(&house).await;
+    // The connection asked with may still be on its way out; a leak of any kind would be 500.
+    assert!(after <= before + 1, "{before} before, {after} after");
 }
 
 async fn bad_upgrades(house: &House, count: usize) {

@@ -1,5 +1,7 @@
 //! The one table of keys: what config.toml and the environment may say, of which kind, within which bounds, and
 //! what holds when they say nothing.
+//!
+//! Shell, like all of `config`, but pure data. `file` reads values against it, `prove` gives them their meaning.
 
 use crate::call::policy;
 
@@ -29,12 +31,13 @@ pub enum Kind {
 }
 
 impl Kind {
-    pub(super) fn is_secret(self) -> bool {
+    /// Whether its values are never shown.
+    pub fn is_secret(self) -> bool {
         matches!(self, Kind::Secret | Kind::SecretList)
     }
 
     /// What would be right here, for error messages.
-    pub(super) fn expected(self) -> String {
+    pub fn expected(self) -> String {
         match self {
             Kind::Text | Kind::Secret => "a text in quotes".into(),
             Kind::List | Kind::SecretList => "a list of texts".into(),
