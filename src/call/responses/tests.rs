@@ -68,7 +68,11 @@ fn a_done_that_comes_twice_frees_the_slot_once() {
     assert_eq!(slot.on_done(id("r1")), (true, None));
     assert!(slot.want(want(Why::Tools)).is_some());
     assert_eq!(slot.want(want(Why::Nudge)), None);
-    assert_eq!(slot.on_done(id("r1")), (false, None), "not of what was asked");
+    assert_eq!(
+        slot.on_done(id("r1")),
+        (false, None),
+        "not of what was asked"
+    );
     slot.on_created(id("r1"), None);
     assert!(slot.is_owed(), "nor does it begin again");
     slot.on_created(id("r2"), Some("tools"));
@@ -100,7 +104,10 @@ fn a_cancel_goes_to_what_is_active_and_once() {
     let event = slot.cancel().unwrap();
     assert!(event.contains(r#""response_id":"r1""#));
     assert_eq!(slot.cancel(), None);
-    assert_eq!(slot.on_error(Some("response_cancel_not_active"), None), None);
+    assert_eq!(
+        slot.on_error(Some("response_cancel_not_active"), None),
+        None
+    );
     slot.on_done(id("r1"));
     assert_eq!(slot.cancel(), None);
     slot.on_created(id("r2"), None);
@@ -130,7 +137,10 @@ fn an_answer_that_never_comes_is_not_waited_for() {
     slot.on_created(id("r"), None);
     assert!(!slot.is_owed());
     assert_eq!(slot.on_timeout(), None);
-    assert!(slot.is_busy(), "what is known to be active is minded by others");
+    assert!(
+        slot.is_busy(),
+        "what is known to be active is minded by others"
+    );
 }
 
 #[test]
