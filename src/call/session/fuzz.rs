@@ -44,7 +44,6 @@ pub fn play(bytes: &[u8]) {
     let setup = Setup {
         call_id: CallId::default(),
         settings: Arc::new(Settings::default()),
-        policy: Arc::default(),
         expected_call_sid: None,
         policy: Arc::default(),
         seed: [0; 32],
