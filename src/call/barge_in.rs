@@ -249,7 +249,11 @@ impl Call {
         let Some(item_id) = item_id.filter(|id| !self.playback.is_closed(id.as_str())) else {
             return;
         };
-        if self.playback.item(item_id.as_str(), content_index).is_some() {
+        if self
+            .playback
+            .item(item_id.as_str(), content_index)
+            .is_some()
+        {
             // It is truncated where its audio ends, once that is heard.
             self.playback
                 .refuse(Some(item_id.as_str()), content_index, bytes);

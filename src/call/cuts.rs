@@ -254,7 +254,10 @@ mod tests {
         assert_eq!(cuts.on_error(None, Some(SHORTER), None), None);
         cuts.truncate(item("a"), 0, 100);
         assert_eq!(cuts.on_error(Some("invalid_value"), None, None), None);
-        assert_eq!(cuts.on_error(None, Some(SHORTER), Some("vr_create_1")), None);
+        assert_eq!(
+            cuts.on_error(None, Some(SHORTER), Some("vr_create_1")),
+            None
+        );
         assert_eq!(
             cuts.on_error(None, Some(SHORTER), Some("vr_truncate_x")),
             None

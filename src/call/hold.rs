@@ -55,7 +55,11 @@ impl Hold {
         {
             return false;
         }
-        if self.pieces.back().is_some_and(|last| last.start + last.bytes != start) {
+        if self
+            .pieces
+            .back()
+            .is_some_and(|last| last.start + last.bytes != start)
+        {
             self.forget();
         }
         if self.head > 0 && self.text.len() + text.len() > self.text.capacity() {
@@ -97,7 +101,9 @@ impl Hold {
     /// The audio that was never sent, PCMU bytes, and its pieces.
     pub fn fresh(&self) -> (u64, u64) {
         let fresh = self.pieces.iter().filter(|piece| piece.fresh);
-        fresh.fold((0, 0), |(bytes, count), piece| (bytes + piece.bytes, count + 1))
+        fresh.fold((0, 0), |(bytes, count), piece| {
+            (bytes + piece.bytes, count + 1)
+        })
     }
 
     /// What is kept from `from` on, in order. The first piece begins up to two bytes before: base64 is cut between its
@@ -146,14 +152,23 @@ mod tests {
         assert!(hold.keep(106, 4, b"CCCCDA=="));
         let all = |from| -> Vec<_> {
             let kept = hold.iter(from);
-            kept.map(|k| (k.start, k.bytes, String::from_utf8(k.text.to_vec()).unwrap()))
-                .collect()
+            kept.map(|k| {
+                (
+                    k.start,
+                    k.bytes,
+                    String::from_utf8(k.text.to_vec()).unwrap(),
+                )
+            })
+            .collect()
         };
         assert_eq!(
             all(100),
             [(100, 6, "AAAABBBB".into()), (106, 4, "CCCCDA==".into())]
         );
-        assert_eq!(all(104), [(103, 3, "BBBB".into()), (106, 4, "CCCCDA==".into())]);
+        assert_eq!(
+            all(104),
+            [(103, 3, "BBBB".into()), (106, 4, "CCCCDA==".into())]
+        );
         assert_eq!(all(109), [(109, 1, "DA==".to_owned())]);
         assert_eq!(all(110), []);
         assert!(hold.covers(100, 110) && !hold.covers(99, 110) && !hold.covers(100, 111));

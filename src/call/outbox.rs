@@ -354,7 +354,8 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_that_has_begun_is_finished_before_what_is_put_first_and_its_audio_no_longer_counts() {
+    fn a_frame_that_has_begun_is_finished_before_what_is_put_first_and_its_audio_no_longer_counts()
+    {
         let mut outbox = Outbox::default();
         push(&mut outbox, Class::Playing(80), 1, 10);
         push(&mut outbox, Class::Playing(80), 2, 10);

@@ -62,13 +62,34 @@ fn a_wish_refused_because_the_server_was_faster_is_sent_again_when_that_is_done(
 }
 
 #[test]
+fn a_response_of_the_servers_own_does_not_answer_ours() {
+    let mut slot = Responses::default();
+    slot.on_created(id("r1"), Some("greeting"));
+    slot.on_done(id("r1"));
+    assert!(slot.want(want(Why::Tools)).is_some());
+    slot.on_created(id("r2"), None);
+    slot.want(want(Why::Nudge));
+    assert_eq!(
+        slot.on_done(id("r2")),
+        (true, None),
+        "ours is still to come"
+    );
+    slot.on_created(id("r3"), Some("tools"));
+    assert!(slot.on_done(id("r3")).1.unwrap().contains("nudge"));
+}
+
+#[test]
 fn a_done_that_comes_twice_frees_the_slot_once() {
     let mut slot = Responses::default();
     slot.on_created(id("r1"), None);
     assert_eq!(slot.on_done(id("r1")), (true, None));
     assert!(slot.want(want(Why::Tools)).is_some());
     assert_eq!(slot.want(want(Why::Nudge)), None);
-    assert_eq!(slot.on_done(id("r1")), (false, None), "not of what was asked");
+    assert_eq!(
+        slot.on_done(id("r1")),
+        (false, None),
+        "not of what was asked"
+    );
     slot.on_created(id("r1"), None);
     assert!(slot.is_owed(), "nor does it begin again");
     slot.on_created(id("r2"), Some("tools"));
@@ -100,7 +121,10 @@ fn a_cancel_goes_to_what_is_active_and_once() {
     let event = slot.cancel().unwrap();
     assert!(event.contains(r#""response_id":"r1""#));
     assert_eq!(slot.cancel(), None);
-    assert_eq!(slot.on_error(Some("response_cancel_not_active"), None), None);
+    assert_eq!(
+        slot.on_error(Some("response_cancel_not_active"), None),
+        None
+    );
     slot.on_done(id("r1"));
     assert_eq!(slot.cancel(), None);
     slot.on_created(id("r2"), None);
@@ -130,7 +154,10 @@ fn an_answer_that_never_comes_is_not_waited_for() {
     slot.on_created(id("r"), None);
     assert!(!slot.is_owed());
     assert_eq!(slot.on_timeout(), None);
-    assert!(slot.is_busy(), "what is known to be active is minded by others");
+    assert!(
+        slot.is_busy(),
+        "what is known to be active is minded by others"
+    );
 }
 
 #[test]
@@ -197,6 +224,9 @@ proptest! {
         let mut server = Server::default();
         let mut slot = Responses::default();
         let mut wished = 0u32;
+        // It is known whether this server says our word back.
+        slot.on_created(id("r0"), tags.then_some("x"));
+        slot.on_done(id("r0"));
         let deliver = |slot: &mut Responses, server: &mut Server| {
             let Some((what, n, ours)) = server.events.pop_front() else {
                 return;
@@ -227,7 +257,8 @@ proptest! {
                 6 if server.active.is_none() => server.begin(false),
                 _ => {}
             }
-            prop_assert!(server.creates.len() <= 1, "two creates on their way");
+            // Else one of ours and one of the server's own can't be told apart: then one is refused, and sent again.
+            prop_assert!(!tags || server.creates.len() <= 1, "two creates on their way");
             prop_assert!(slot.waiting.len() <= 1);
         }
         // Everything arrives in the end.
