@@ -378,7 +378,7 @@ impl Call {
         }
     }
 
-    fn end_item(&mut self, now: Now, out: &mut impl Output) {
+    pub(super) fn end_item(&mut self, now: Now, out: &mut impl Output) {
         if !self.hold.paused
             && let Some(place) = self.playback.end_place()
         {
