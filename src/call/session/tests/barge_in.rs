@@ -428,7 +428,7 @@ fn a_short_noise_is_taken_back_and_the_audio_goes_on_where_it_was_heard() {
     assert!(payloads(&pair).is_empty());
     pair.pass(200);
     pair.model(STOPPED);
-    assert_eq!(payloads(&pair), &all[2_400..]);
+    assert!(payloads(&pair) == all[2_400..]);
     let stats = pair.session.stats();
     assert_eq!((stats.pauses, stats.resumes, stats.barge_ins), (1, 1, 0));
     // It is heard to its end, with marks of the new generation, and nobody is told anything.
@@ -478,17 +478,16 @@ fn audio_that_comes_during_the_pause_follows_what_was_taken_back() {
     pair.model(&delta("item_1", &encode(&[2; 800])));
     pair.model(&delta("item_2", &encode(&[3; 80])));
     pair.model(STOPPED);
-    assert_eq!(
-        payloads(&pair),
-        [vec![1; 1_600], vec![2; 800], vec![3; 80]].concat()
-    );
+    // 800 bytes were heard; base64 is cut between its groups of three.
+    let expected = [vec![1; 1_602], vec![2; 800], vec![3; 80]].concat();
+    assert!(payloads(&pair) == expected);
     pair.pass(50);
     pair.model(STARTED);
     pair.pass(400);
     assert_eq!(
         told(&pair),
         [
-            "conversation.item.truncate item_1 150",
+            "conversation.item.truncate item_1 149",
             "conversation.item.truncate item_2 0"
         ]
     );
@@ -713,6 +712,6 @@ fn what_the_caller_hears_after_the_clear_is_only_what_came_after_it() {
         pair.feed(Leg::Realtime, &bytes[..split]);
         pair.feed(Leg::Realtime, &bytes[split..]);
         assert_eq!(told(&pair), ["conversation.item.truncate item_1 250"]);
-        assert_eq!(payloads(&pair), vec![0x33; 320]);
+        assert!(payloads(&pair) == vec![0x33; 320]);
     }
 }
