@@ -3,6 +3,8 @@
 
 use super::marks::Position;
 use super::outbox::Class;
+#[cfg(feature = "planted-bugs")]
+use super::planted;
 use super::state::Phase;
 use super::timer::Deadline;
 use super::{Call, Drop, EndReason, Fact, Leg, Output, Speaker};
@@ -217,6 +219,10 @@ impl Call {
         if self.phase != Phase::Ready {
             // Its format is not confirmed: it would be noise.
             self.stats.drop(Drop::NoStream);
+            #[cfg(feature = "planted-bugs")]
+            if planted::is(planted::Planted::DropUncounted) {
+                return;
+            }
             self.stats.outbound_bytes_dropped += bytes;
             return;
         }
@@ -234,6 +240,10 @@ impl Call {
             self.stats.drop(Drop::OutboxFull);
             self.stats.outbound_bytes_dropped += bytes;
             return;
+        }
+        #[cfg(feature = "planted-bugs")]
+        if planted::is(planted::Planted::DeltaDoubled) && self.stats.outbound_frames % 7 == 6 {
+            out.send(Leg::Carrier, Class::Audio, &parts);
         }
         self.stats.carrier_messages_out += 1;
         self.stats.outbound_frames_sent += 1;
