@@ -21,6 +21,8 @@ use voxrelay::proto::realtime::settings::{Settings, TurnDetection};
 const FINISH_AFTER_TOLD: u64 = 7_000_000;
 /// When nobody told it: a ping and its answer, 20 s each, and the closing.
 const FINISH_AFTER_GONE: u64 = 60_000_000;
+/// A send that nobody takes: the ten seconds that it may wait, and a little.
+const STALL_NOTICED: u64 = 10_100_000;
 /// Whether a caller who speaks must be obeyed yet; false until the call has its ledger.
 pub const BARGE_IN_DUE: bool = false;
 
@@ -51,6 +53,8 @@ struct Link {
     arrived: u64,
     /// A send that the peer's side has not taken: until when.
     in_flight: Option<u64>,
+    /// Since when.
+    taken_at: u64,
     late: bool,
     frozen: bool,
     open: bool,
@@ -71,6 +75,7 @@ impl Link {
             seen: VecDeque::new(),
             arrived: 0,
             in_flight: None,
+            taken_at: 0,
             late: false,
             frozen: false,
             open: true,
@@ -210,6 +215,18 @@ impl World {
             .min()
             .expect("nothing will ever happen, and the session is not finished");
             self.now = self.now.max(next);
+            for leg in [Leg::Carrier, Leg::Realtime] {
+                let now = self.now;
+                if let Some(link) = self.link(leg)
+                    && link.open
+                    && link.in_flight.is_some()
+                {
+                    assert!(
+                        now <= link.taken_at + STALL_NOTICED,
+                        "{leg:?} takes nothing, and the session waits"
+                    );
+                }
+            }
             if let Some(told) = self.told {
                 assert!(
                     self.now <= told + FINISH_AFTER_TOLD,
@@ -520,6 +537,7 @@ impl World {
         let bytes = bytes.to_vec();
         assert!(bytes.len() <= self.send_max);
         self.session.handle_taken(leg, bytes.len(), at(now));
+        link.taken_at = now;
         if link.frozen {
             link.in_flight = Some(u64::MAX);
         } else if self.stalls && self.dice.next().is_multiple_of(300) {
