@@ -1,7 +1,9 @@
 //! voxrelay: a voice relay between carrier media streams and a Realtime speech model, on io_uring.
 
 #[cfg(all(feature = "planted-bugs", not(debug_assertions)))]
-compile_error!("`planted-bugs` breaks the relay on purpose; it is for tests with debug assertions alone");
+compile_error!(
+    "`planted-bugs` breaks the relay on purpose; it is for tests with debug assertions alone"
+);
 
 pub mod base;
 pub mod bus;

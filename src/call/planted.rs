@@ -28,6 +28,20 @@ pub enum Planted {
     PongForgotten,
     /// The mark at an item's end has a name that was used before.
     MarkNameReused,
+    /// Late audio of what the caller interrupted is played.
+    LateDelta,
+    /// The caller speaks, and the carrier is not told.
+    ClearForgotten,
+    /// What waits on the carrier's leg stays there behind a clear.
+    QueueUncut,
+    /// A server that does not break off by itself is not told to.
+    CancelForgotten,
+    /// An item is truncated at what was sent of it.
+    TruncatedAtSent,
+    /// An item is truncated twice.
+    TruncatedTwice,
+    /// Heard runs ahead of the ear by a quarter.
+    ClockTooFast,
 }
 
 impl Planted {
@@ -44,6 +58,13 @@ impl Planted {
         Planted::StallUnnoticed,
         Planted::PongForgotten,
         Planted::MarkNameReused,
+        Planted::LateDelta,
+        Planted::ClearForgotten,
+        Planted::QueueUncut,
+        Planted::CancelForgotten,
+        Planted::TruncatedAtSent,
+        Planted::TruncatedTwice,
+        Planted::ClockTooFast,
     ];
 }
 

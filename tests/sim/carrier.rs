@@ -318,9 +318,13 @@ impl Carrier {
                 r#"{{"event":"media","streamSid":"{SID}","media":{{"track":"inbound","chunk":"x","timestamp":"5","payload":"***="}}}}"#
             ),
             2 => format!(r#"{{"event":"surprise","streamSid":"{SID}","more":[1,{{"a":null}}]}}"#),
-            3 => format!(r#"{{"event":"start","streamSid":"{SID}","start":{{"streamSid":"{SID}"}}}}"#),
+            3 => format!(
+                r#"{{"event":"start","streamSid":"{SID}","start":{{"streamSid":"{SID}"}}}}"#
+            ),
             4 => {
-                let name = self.dice.pick(&["g0.1.99999", "g7.1.20", "hello", "g0.1.0"]);
+                let name = self
+                    .dice
+                    .pick(&["g0.1.99999", "g7.1.20", "hello", "g0.1.0"]);
                 format!(r#"{{"event":"mark","streamSid":"{SID}","mark":{{"name":"{name}"}}}}"#)
             }
             5 => return self.control(ws::BINARY, b"\x00\x01\xff", Note::Other),

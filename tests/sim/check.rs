@@ -65,8 +65,8 @@ pub struct Item {
     pub bytes: Vec<u8>,
     /// The relay had heard of it as the so-manieth thing.
     known: Option<u64>,
-    /// A clear went out: nothing of it may follow.
-    dead: bool,
+    /// The clear, by number, after which nothing of it may follow.
+    dead: Option<u32>,
     /// Bytes that went to the carrier.
     sent: usize,
     truncated: bool,
@@ -124,11 +124,19 @@ pub struct Judge {
     pub truncates: u32,
     /// Must be cleared in this step.
     expect_clear: Option<u64>,
+    clear_step: u64,
+    clears_arrived: u32,
+    /// Who was speaking when the last clear went out, and since when.
+    active_at_clear: Option<(String, u64)>,
+    cancel_step: u64,
+    /// The server breaks off by itself.
+    interrupts: bool,
 }
 
 impl Judge {
-    pub fn new(calm: bool, even_stamps: bool, barge_in: bool) -> Self {
+    pub fn new(calm: bool, even_stamps: bool, barge_in: bool, interrupts: bool) -> Self {
         Self {
+            interrupts,
             calm,
             even_stamps,
             barge_in,
@@ -301,6 +309,13 @@ impl Judge {
                 );
                 self.creates.push(self.step);
             }
+            "response.cancel" => {
+                assert!(
+                    !self.interrupts,
+                    "a cancel where the server breaks off by itself"
+                );
+                self.cancel_step = self.step;
+            }
             "conversation.item.truncate" => self.on_truncate(&event),
             "conversation.item.delete" => {
                 let id = string(&event, "item_id");
@@ -338,7 +353,9 @@ impl Judge {
                 self.appends.position += run as u64;
                 continue;
             }
-            let head = bytes.get(at..at + 4).expect("a frame begins with its number");
+            let head = bytes
+                .get(at..at + 4)
+                .expect("a frame begins with its number");
             let n = head.iter().fold(0, |n, &b| n << 7 | usize::from(b));
             assert!(
                 n >= self.next_frame && n < self.delivered_caller,
@@ -426,12 +443,19 @@ impl Judge {
                 self.clears += 1;
                 let known = self.known_at_speech.unwrap_or(self.known_before_step);
                 for item in &mut self.items {
-                    item.dead |= item.known.is_some_and(|at| at <= known);
+                    if item.known.is_some_and(|at| at <= known) {
+                        item.dead.get_or_insert(self.clears);
+                    }
                 }
+                self.clear_step = self.step;
+                self.active_at_clear = self.active.clone();
                 self.expect_clear = None;
                 if self.calm && !late && self.barge_in {
                     let unheard = playback.waiting() > 0
-                        || self.items.iter().any(|item| item.sent > 0 && item.dead)
+                        || self
+                            .items
+                            .iter()
+                            .any(|item| item.sent > 0 && item.dead.is_some())
                             && self.sent_and_not_played(playback);
                     assert!(unheard, "a clear where everything was heard");
                 }
@@ -453,17 +477,23 @@ impl Judge {
         // What was delivered stands in order; what is passed over was dropped.
         loop {
             let Some((item, start, len)) = self.deltas.pop_front() else {
-                panic!("audio that the model did not send, or sent earlier, or that was sent already");
+                panic!(
+                    "audio that the model did not send, or sent earlier, or that was sent already"
+                );
             };
             let owner = &mut self.items[item];
             if owner.bytes[start..start + len] == *payload {
-                assert!(!owner.dead, "audio of {} behind its clear", owner.id);
+                assert!(
+                    owner.dead.is_none(),
+                    "audio of {} behind its clear",
+                    owner.id
+                );
                 owner.sent += len;
                 self.played_bytes += len as u64;
                 return Seen::Media { item, len };
             }
             self.skipped_bytes += len as u64;
-            if !owner.dead && self.clears == 0 {
+            if self.clears == 0 {
                 assert!(
                     self.skipped_bytes <= stats.outbound_bytes_dropped,
                     "audio of {} was left out and not counted",
@@ -475,8 +505,9 @@ impl Judge {
 
     /// The carrier has acted on a clear: what was played until then is what was heard.
     pub fn on_cleared(&mut self, playback: &Playback) {
+        self.clears_arrived += 1;
         for (n, item) in self.items.iter_mut().enumerate() {
-            if item.sent > 0 && item.played_at_clear.is_none() {
+            if item.dead == Some(self.clears_arrived) {
                 item.played_at_clear = Some(playback.played(n));
             }
         }
@@ -484,6 +515,18 @@ impl Judge {
 
     /// A wake-up is over: all that it had to say and could say was said.
     pub fn end_step(&mut self, carrier_blocked: bool) {
+        if self.clear_step == self.step
+            && let Some((id, since)) = self.active_at_clear.take()
+            && self.calm
+            && self.barge_in
+            && !self.interrupts
+            && since < self.step
+        {
+            assert_eq!(
+                self.cancel_step, self.step,
+                "{id} is cleared and not cancelled"
+            );
+        }
         if let Some(step) = self.expect_clear
             && !carrier_blocked
         {
@@ -539,8 +582,14 @@ impl Judge {
                 "silence"
             );
         }
+        if clean_carrier {
+            assert_eq!(
+                self.played_bytes + stats.outbound_bytes_cut,
+                stats.outbound_bytes_sent + stats.resent_bytes,
+                "played"
+            );
+        }
         if clean_carrier && self.clears == 0 {
-            assert_eq!(self.played_bytes, stats.outbound_bytes_sent, "played");
             assert_eq!(
                 self.mark_names.len() as u64,
                 stats.marks_sent,
@@ -560,7 +609,7 @@ impl Judge {
             let Some(ms) = item.truncated_ms else {
                 let unheard = (item.sent as u64).saturating_sub(played) / 8;
                 assert!(
-                    !self.barge_in || !item.dead || item.deleted || unheard <= 250,
+                    !self.barge_in || item.dead.is_none() || item.deleted || unheard <= 250,
                     "{} was cleared {unheard} ms before its end and never truncated",
                     item.id
                 );

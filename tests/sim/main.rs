@@ -42,7 +42,10 @@ thread_local! {
 
 fn variable(name: &str) -> Option<u64> {
     let text = std::env::var(name).ok()?;
-    Some(text.parse().unwrap_or_else(|_| panic!("{name}={text} is not a number")))
+    Some(
+        text.parse()
+            .unwrap_or_else(|_| panic!("{name}={text} is not a number")),
+    )
 }
 
 /// Past the test harness's capture, which shows nothing of a test that passes.
@@ -161,8 +164,16 @@ fn every_seed_keeps_every_promise() {
     );
     // A sweep of a hundred and more meets every kind of end that the scripts can lead to.
     if seeds >= SEEDS {
-        for reason in ["caller_hung_up", "carrier_lost", "start_timeout", "hung_up_by_operator"] {
-            assert!(tally.reasons.contains_key(reason), "no call ended as {reason}");
+        for reason in [
+            "caller_hung_up",
+            "carrier_lost",
+            "start_timeout",
+            "hung_up_by_operator",
+        ] {
+            assert!(
+                tally.reasons.contains_key(reason),
+                "no call ended as {reason}"
+            );
         }
     }
 }
@@ -189,7 +200,9 @@ fn every_planted_bug_is_found() {
     std::thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
-                while let Some(&bug) = Planted::ALL.get(next.fetch_add(1, Ordering::Relaxed) as usize) {
+                while let Some(&bug) =
+                    Planted::ALL.get(next.fetch_add(1, Ordering::Relaxed) as usize)
+                {
                     planted::set(Some(bug));
                     let found = (0..SEEDS).find_map(|seed| call(seed, false).err());
                     planted::set(None);
@@ -205,5 +218,8 @@ fn every_planted_bug_is_found() {
         }
     });
     let unfound = unfound.into_inner().expect("nobody panicked");
-    assert!(unfound.is_empty(), "not found in {SEEDS} seeds: {unfound:?}");
+    assert!(
+        unfound.is_empty(),
+        "not found in {SEEDS} seeds: {unfound:?}"
+    );
 }

@@ -470,13 +470,7 @@ impl Model {
         out.push(Outgoing { bytes, note, line });
     }
 
-    fn item_done(
-        &mut self,
-        item: usize,
-        status: &str,
-        judge: &mut Judge,
-        out: &mut Vec<Outgoing>,
-    ) {
+    fn item_done(&mut self, item: usize, status: &str, judge: &mut Judge, out: &mut Vec<Outgoing>) {
         let (id, response) = (&judge.items[item].id, &judge.items[item].response);
         for event in [
             json!({"type": "response.output_audio.done", "event_id": "event_o",
@@ -529,7 +523,11 @@ impl Model {
     /// What the reference says may come, at any time.
     fn odd(&mut self, judge: &mut Judge, out: &mut Vec<Outgoing>) {
         match self.dice.between(0, 6) {
-            0 => self.send(out, &json!({"type": "surprise.event", "x": {"y": []}}), Note::Other),
+            0 => self.send(
+                out,
+                &json!({"type": "surprise.event", "x": {"y": []}}),
+                Note::Other,
+            ),
             1 => {
                 let code = self.dice.pick(&[
                     "response_cancel_not_active",

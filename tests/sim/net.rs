@@ -45,7 +45,9 @@ impl Weather {
 pub enum Arrival {
     Bytes(Vec<u8>),
     /// The end: in order, or not.
-    End { broken: bool },
+    End {
+        broken: bool,
+    },
 }
 
 /// One direction.

@@ -23,8 +23,6 @@ const FINISH_AFTER_TOLD: u64 = 7_000_000;
 const FINISH_AFTER_GONE: u64 = 60_000_000;
 /// A send that nobody takes: the ten seconds that it may wait, and a little.
 const STALL_NOTICED: u64 = 10_100_000;
-/// Whether a caller who speaks must be obeyed yet; false until the call has its ledger.
-pub const BARGE_IN_DUE: bool = false;
 
 /// What a course was.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -138,11 +136,13 @@ impl World {
             false => [Weather::any(&mut dice), Weather::any(&mut dice)],
         };
         let barge_in = dice.percent(85);
+        let interrupts = dice.percent(75);
+        let guard_ms = if dice.percent(10) { 1_500 } else { 0 };
         let settings = Settings {
             instructions: "Be brief.".to_owned(),
             turn_detection: TurnDetection {
                 create_response: dice.percent(85),
-                interrupt_response: dice.percent(75),
+                interrupt_response: interrupts,
                 ..TurnDetection::default()
             },
             ..Settings::default()
@@ -150,6 +150,7 @@ impl World {
         let policy = Policy {
             barge_in: BargeIn {
                 enabled: barge_in,
+                guard_ms,
                 ..BargeIn::default()
             },
             on_model_unavailable: OnModelUnavailable::HangUp,
@@ -166,14 +167,17 @@ impl World {
             expected_call_sid: None,
             seed: key,
         };
-        let judge = Judge::new(calm, script.even_stamps, barge_in && BARGE_IN_DUE);
+        let judge = Judge::new(
+            calm,
+            script.even_stamps,
+            barge_in && guard_ms == 0,
+            interrupts,
+        );
         if log {
             println!("calm {calm}, barge-in {barge_in}, {script:?}");
             println!("carrier link {weather:?}");
         }
-        let command = dice
-            .percent(4)
-            .then(|| dice.between(0, script.ends_at));
+        let command = dice.percent(4).then(|| dice.between(0, script.ends_at));
         let carrier = Carrier::new(script, Dice::new(dice.next()));
         Self {
             log,
@@ -339,9 +343,10 @@ impl World {
         }
         if self.ended.is_none() {
             for leg in [Leg::Carrier, Leg::Realtime] {
-                if self.link(leg).is_some_and(|link| {
-                    link.open && link.in_flight.is_none() && !link.close_sent
-                }) {
+                if self
+                    .link(leg)
+                    .is_some_and(|link| link.open && link.in_flight.is_none() && !link.close_sent)
+                {
                     self.judge.pings_answered(leg);
                 }
             }
@@ -575,13 +580,25 @@ impl World {
                 Arrival::End { broken: true } => link.up.close(true, now),
                 Arrival::End { broken: false } => link.up.black = true,
             }
-            while link.seen.front().is_some_and(|(end, _)| *end <= link.arrived) {
+            while link
+                .seen
+                .front()
+                .is_some_and(|(end, _)| *end <= link.arrived)
+            {
                 let (_, seen) = link.seen.pop_front().expect("there is one");
                 self.carrier.handle(seen, now, &mut self.judge, &mut out);
             }
         }
         self.carrier.act(now, &mut self.judge, &mut out);
-        give(link, &mut out, self.carrier.acts.drain(..), now, &mut self.dice, self.log, "carrier");
+        give(
+            link,
+            &mut out,
+            self.carrier.acts.drain(..),
+            now,
+            &mut self.dice,
+            self.log,
+            "carrier",
+        );
         if let Some((model, link)) = &mut self.model {
             while let Some(arrival) = link.down.pop(now) {
                 match arrival {
@@ -589,13 +606,25 @@ impl World {
                     Arrival::End { broken: true } => link.up.close(true, now),
                     Arrival::End { broken: false } => link.up.black = true,
                 }
-                while link.seen.front().is_some_and(|(end, _)| *end <= link.arrived) {
+                while link
+                    .seen
+                    .front()
+                    .is_some_and(|(end, _)| *end <= link.arrived)
+                {
                     let (_, seen) = link.seen.pop_front().expect("there is one");
                     model.handle(seen, now, &mut self.judge, &mut out);
                 }
             }
             model.act(now, &mut self.judge, &mut out);
-            give(link, &mut out, model.acts.drain(..), now, &mut self.dice, self.log, "model");
+            give(
+                link,
+                &mut out,
+                model.acts.drain(..),
+                now,
+                &mut self.dice,
+                self.log,
+                "model",
+            );
         }
     }
 }
