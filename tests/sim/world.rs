@@ -21,6 +21,8 @@ use voxrelay::proto::realtime::settings::{Settings, TurnDetection};
 const FINISH_AFTER_TOLD: u64 = 7_000_000;
 /// When nobody told it: a ping and its answer, 20 s each, and the closing.
 const FINISH_AFTER_GONE: u64 = 60_000_000;
+/// The monotonic clock at the start of a call.
+const BEGAN_NS: u64 = 1_000_000_000;
 /// A send that nobody takes: the ten seconds that it may wait, and a little.
 const STALL_NOTICED: u64 = 10_100_000;
 
@@ -206,7 +208,9 @@ impl World {
         self.wake("begin", |_| {});
         while !self.session.is_finished() {
             let next = [
-                self.session.poll_timeout().map(|at| at.0.div_ceil(1_000)),
+                self.session
+                    .poll_timeout()
+                    .map(|at| (at.0.saturating_sub(BEGAN_NS)).div_ceil(1_000)),
                 self.carrier_link.next(),
                 self.model.as_ref().and_then(|(_, link)| link.next()),
                 self.carrier.next(),
@@ -664,7 +668,7 @@ fn give(
 
 fn at(us: u64) -> Now {
     Now {
-        mono: Mono(1_000_000_000) + Duration::from_micros(us),
+        mono: Mono(BEGAN_NS) + Duration::from_micros(us),
         unix_ms: 1_700_000_000_000 + us / 1_000,
     }
 }
