@@ -316,6 +316,7 @@ impl Call {
         self.facts.push_back(Fact::MarkReturned {
             name: mark.position.name(),
         });
+        self.end_when_heard(now);
     }
 
     /// Whether a message belongs to this stream; drops and counts it when not. One that names no stream is not

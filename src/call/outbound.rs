@@ -76,6 +76,7 @@ impl Call {
             ServerEvent::SpeechStarted { audio_start_ms, .. } => {
                 // Before anything else: the caller hears the agent until the carrier has read it.
                 self.on_speech_started(now, out);
+                self.keep_going();
                 self.facts.push_back(Fact::SpeechStarted { audio_start_ms });
                 if self.phase == Phase::Ready {
                     self.speech_open = true;
@@ -118,6 +119,8 @@ impl Call {
                     return;
                 }
                 self.end_response(id, now, out);
+                let cancelled = status.as_deref() == Some("cancelled");
+                self.on_tools_done(response_id.as_deref(), cancelled, now, out);
                 if let Some(message) = message {
                     // A failed response has its error here and in no `error` event.
                     self.facts.push_back(Fact::RealtimeError {
@@ -198,7 +201,12 @@ impl Call {
                         .announce(item_id, response(response_id.as_deref()));
                 }
             }
-            ServerEvent::OutputItemDone { item: done, .. } => {
+            ServerEvent::OutputItemDone {
+                response_id,
+                item: done,
+                ..
+            } => {
+                self.on_output_item(response_id.as_deref(), &done, now, out);
                 // What is complete without audio is text, and was not to be heard.
                 if let Some(id) = known(done.id.as_deref(), ItemId::MAX) {
                     self.cuts.on_content(id);
@@ -290,7 +298,7 @@ impl Call {
     }
 
     /// The hot path, model to caller.
-    fn on_delta(&mut self, delta: &AudioDelta<'_>, now: Now, out: &mut impl Output) {
+    pub(super) fn on_delta(&mut self, delta: &AudioDelta<'_>, now: Now, out: &mut impl Output) {
         if !base64::is_valid(&delta.delta) {
             self.stats.drop(Drop::BadBase64);
             return;
@@ -394,7 +402,7 @@ impl Call {
         }
     }
 
-    fn end_item(&mut self, now: Now, out: &mut impl Output) {
+    pub(super) fn end_item(&mut self, now: Now, out: &mut impl Output) {
         if !self.hold.paused
             && let Some(place) = self.playback.end_place()
         {

@@ -35,6 +35,7 @@ use super::playback::Playback;
 use super::policy::Policy;
 use super::state::Phase;
 use super::timer::Deadline;
+use super::tools::{ToolCall, ToolResult};
 use super::{Call, LegEnd};
 use crate::base::id::{CallId, CallSid};
 use crate::base::limit;
@@ -309,6 +310,17 @@ impl Session {
             let (wire, _, intents) = self.wires.parts(leg);
             wire.abort(intents);
         }
+    }
+
+    /// A tool's answer.
+    pub fn handle_tool_result(&mut self, result: ToolResult, now: Now) {
+        self.call.handle_tool_result(result, now, &mut self.wires);
+        self.settle(now);
+    }
+
+    /// The next HTTP tool to ask, answered by `handle_tool_result`. Ask with the intents.
+    pub fn poll_tool(&mut self) -> Option<ToolCall> {
+        self.call.poll_tool()
     }
 
     /// The next thing for the shell to do.

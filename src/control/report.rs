@@ -109,6 +109,15 @@ fn log(report: &Report) {
             let (code, message) = (&*brief(code), &*brief(message));
             tracing::warn!(call, code, message, "the model reported an error");
         }
+        // What the model called it is its words; how it went is ours.
+        Fact::ToolFinished { outcome, took, .. } => {
+            tracing::info!(
+                call,
+                outcome = outcome.label(),
+                ms = took.as_millis() as u64,
+                "tool call answered"
+            );
+        }
         Fact::RateLimit {
             name,
             remaining,
@@ -172,6 +181,7 @@ fn log(report: &Report) {
         }
         // A digit may belong to a PIN; deltas and marks are many and say nothing that their wholes do not.
         Fact::Dtmf { .. } => tracing::debug!(call, "key pressed"),
+        Fact::NoteTaken { .. } => tracing::debug!(call, "note taken"),
         Fact::TranscriptDelta { .. } | Fact::MarkReturned { .. } => {}
     }
 }

@@ -144,7 +144,17 @@ const ARROWS: &[Arrow] = &[
     },
     Arrow {
         module: "outcall",
-        may: &["base", "call::fact", "bus", "config", "telemetry"],
+        // It is handed a tool's definition and gives back what the model is told; TLS as everybody has it.
+        may: &[
+            "base",
+            "call::fact",
+            "call::tools",
+            "proto::realtime::tool",
+            "transport",
+            "bus",
+            "config",
+            "telemetry",
+        ],
     },
     Arrow {
         module: "telephony",
@@ -222,6 +232,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("sled", &["store"]),
     ("clap", &["cli", ""]),
     ("mimalloc", &[""]),
+    ("reqwest", &["outcall"]),
 ];
 
 /// Modules without I/O, clock, lock, log or chance.

@@ -430,7 +430,8 @@ proptest! {
                     item += 1;
                     heard.push(0);
                     sizes.push(0);
-                    prop_assert!(playback.begin(ItemId::new(&format!("i{item}")), None, 0));
+                    let id = ItemId::new(&format!("i{item}"));
+                    prop_assert!(playback.begin(id, None, 0));
                 }
                 _ => {}
             }

@@ -45,6 +45,7 @@ pub fn play(bytes: &[u8]) {
         call_id: CallId::default(),
         settings: Arc::new(Settings::default()),
         expected_call_sid: None,
+        policy: Arc::default(),
         seed: [0; 32],
     };
     let mut shell = Shell {
