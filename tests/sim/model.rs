@@ -576,16 +576,14 @@ impl Model {
                 note: Note::Other,
                 line: "pong".to_owned(),
             }),
-            Seen::Close(code) => {
-                if self.script.answers_close {
-                    self.closed = true;
-                    out.push(Outgoing {
-                        bytes: ws::write(ws::CLOSE, &code.to_be_bytes(), None),
-                        note: Note::Other,
-                        line: "close".to_owned(),
-                    });
-                    self.acts.push(Act::Eof);
-                }
+            Seen::Close(code) if self.script.answers_close => {
+                self.closed = true;
+                out.push(Outgoing {
+                    bytes: ws::write(ws::CLOSE, &code.to_be_bytes(), None),
+                    note: Note::Other,
+                    line: "close".to_owned(),
+                });
+                self.acts.push(Act::Eof);
             }
             Seen::Event(event) => self.event(&event, now, judge, out),
             _ => {}
