@@ -32,6 +32,11 @@
 //!
 //! Without the feature `daemon` (on by default) only the core is built, with a fifth of the dependencies.
 
+#[cfg(all(feature = "planted-bugs", not(debug_assertions)))]
+compile_error!(
+    "`planted-bugs` breaks the relay on purpose; it is for tests with debug assertions alone"
+);
+
 pub mod base;
 pub mod call;
 pub mod proto;

@@ -39,6 +39,8 @@ mod inbound;
 pub mod marks;
 mod outbound;
 pub mod outbox;
+#[cfg(feature = "planted-bugs")]
+pub mod planted;
 pub mod playback;
 pub mod policy;
 pub mod responses;
@@ -424,6 +426,15 @@ impl Call {
             reason.close_code(Leg::Carrier),
             reason.close_code(Leg::Realtime),
         ));
+        #[cfg(feature = "planted-bugs")]
+        if planted::is(planted::Planted::EndedTwice) {
+            let stats = Box::new(self.stats.clone());
+            self.facts.push_back(Fact::Ended { reason, stats });
+        }
+        #[cfg(feature = "planted-bugs")]
+        if planted::is(planted::Planted::EndUnsaid) && reason == EndReason::RealtimeLost {
+            return;
+        }
         self.facts.push_back(Fact::Ended {
             reason,
             stats: Box::new(self.stats.clone()),

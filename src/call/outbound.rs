@@ -3,6 +3,8 @@
 
 use super::cuts::Refused;
 use super::outbox::Class;
+#[cfg(feature = "planted-bugs")]
+use super::planted;
 use super::playback::{Place, Standing};
 use super::state::Phase;
 use super::timer::Deadline;
@@ -307,6 +309,10 @@ impl Call {
         if self.phase != Phase::Ready {
             // Its format is not confirmed: it would be noise.
             self.stats.drop(Drop::NoStream);
+            #[cfg(feature = "planted-bugs")]
+            if planted::is(planted::Planted::DropUncounted) {
+                return;
+            }
             self.stats.outbound_bytes_dropped += bytes;
             return;
         }
@@ -318,6 +324,12 @@ impl Call {
         let part = delta.content_index;
         let muted = response_id.and_then(|id| self.cuts.muted(id));
         let standing = self.playback.standing(item_id, part);
+        #[cfg(feature = "planted-bugs")]
+        let (muted, standing) = match planted::is(planted::Planted::LateDelta) {
+            true if standing == Standing::Closed => (None, Standing::Another),
+            true => (None, standing),
+            false => (muted, standing),
+        };
         if muted.is_some() || standing == Standing::Closed {
             let item_id = item_id.and_then(ItemId::new);
             self.on_late(item_id, part, bytes, muted.unwrap_or(Drop::LateDelta), out);
@@ -360,6 +372,10 @@ impl Call {
         if !out.send(Leg::Carrier, class, &parts) {
             self.on_overflow(response_id, item_id, part, bytes, Drop::OutboxFull, out);
             return;
+        }
+        #[cfg(feature = "planted-bugs")]
+        if planted::is(planted::Planted::DeltaDoubled) && self.stats.outbound_frames % 7 == 6 {
+            out.send(Leg::Carrier, class, &parts);
         }
         self.playback.queue(bytes);
         self.stats.carrier_messages_out += 1;

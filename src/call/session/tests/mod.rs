@@ -6,6 +6,5 @@ mod ends;
 mod harness;
 mod hostile;
 mod model;
-mod sim;
 mod start;
 mod tools;
