@@ -130,7 +130,7 @@ pub fn main(shared: Arc<Shared>) -> Router {
 /// Health and metrics only, for the admin listener.
 pub fn admin(shared: Arc<Shared>) -> Router {
     let router = Router::new()
-        .route("/health", get(status::health))
+        .route("/health", get(status::health_for_admin))
         .route("/livez", get(status::livez))
         .route("/readyz", get(status::readyz))
         .route("/metrics", get(status::metrics))

@@ -98,6 +98,8 @@ pub(super) struct Grant {
     pub(super) call_id: Option<CallId>,
     /// What `start` must name.
     pub(super) expected_call_sid: Option<CallSid>,
+    /// The path names a call that nobody announced.
+    pub(super) is_unknown: bool,
     /// Where the call goes. Its place is taken: give it back with `release`.
     pub(super) worker: WorkerId,
 }
@@ -176,6 +178,7 @@ impl Admission {
             }
         }
         let mut spend = None;
+        let mut is_known = true;
         let (call_id, expected_call_sid) = match (&request.ticket, request.id) {
             (Some(Err(error)), _) => return Err(refusal_of(*error)),
             (Some(Ok(ticket)), _) => {
@@ -217,7 +220,10 @@ impl Admission {
                     ));
                 }
                 // `base::route` and `CallId` have the same bound.
-                None => (CallId::new(id), None),
+                None => {
+                    is_known = false;
+                    (CallId::new(id), None)
+                }
             },
             (None, None) => (None, None),
         };
@@ -236,6 +242,7 @@ impl Admission {
         }
         self.ids.extend(call_id);
         Ok(Grant {
+            is_unknown: !is_known,
             call_id,
             expected_call_sid,
             worker: self.place(),
@@ -495,6 +502,7 @@ mod tests {
             for id in ["stranger", "late", "CA2"] {
                 let request = with_id(id, Signature::Valid);
                 let outcome = admission.decide(&request, rules, &directory(), NOW);
+                assert!(outcome.is_err() || outcome.is_ok_and(|grant| grant.is_unknown));
                 assert_eq!(outcome.is_ok(), granted, "{id} {unknown_call:?}");
                 if let Err(refusal) = outcome {
                     assert_eq!((refusal.status, refusal.code), (404, "unknown_call"));

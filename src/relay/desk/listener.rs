@@ -5,12 +5,13 @@ use super::conn::{Conn, set_carrier_options};
 use super::upgrade::{Answer, Door, StreamRequest, classify};
 use super::{Desk, Place};
 use crate::base::id::CallId;
+use crate::base::route::StreamMode;
 use crate::base::time::Clock as _;
 use crate::base::token::{looks_like_ticket, verify};
 use crate::bus::command::{AdmitAnswer, ToWorker};
 use crate::bus::report::{HttpConnection, HttpPlace};
 use crate::call::session::Setup;
-use crate::config::Secret;
+use crate::config::{Secret, UnknownCall};
 use crate::proto::carrier::signature::is_valid_upgrade;
 use crate::proto::http::head::{HeadError, Parsed, parse_request};
 use crate::proto::http::upgrade::{Accept, write_accept};
@@ -446,8 +447,13 @@ fn admit(
         Some(call_id) => call_id,
         None => CallId::new(&format!("{id:032x}")).ok_or_else(no_id)?,
     };
+    // A call that nobody announced and that is only to be looked at leaves no record, whatever its path.
+    let mode = match rules.unknown_call {
+        UnknownCall::Debug if grant.is_unknown => StreamMode::Simple,
+        _ => request.alias.mode,
+    };
     tracing::info!(
-        call_id = %call_id, alias = request.alias.pattern, worker = grant.worker.0,
+        call_id = %call_id, mode = mode.label(), alias = request.alias.pattern, worker = grant.worker.0,
         peer = peer.map(tracing::field::display), repaired = request.repaired, "stream admitted"
     );
     Ok(Admitted {
@@ -456,6 +462,7 @@ fn admit(
             settings: directory.settings.clone(),
             policy: directory.policy.clone(),
             expected_call_sid: grant.expected_call_sid,
+            mode,
             seed,
         }),
         place,
