@@ -50,7 +50,6 @@ fn ready() -> Session {
             settings: Arc::new(Settings::default()),
             policy: Arc::default(),
             expected_call_sid: None,
-            policy: std::sync::Arc::default(),
             seed: [1; 32],
         },
         now,
