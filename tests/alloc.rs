@@ -206,8 +206,9 @@ fn a_minute_of_a_call_allocates_nothing() {
             Setup {
                 call_id: CallId::new("call").unwrap(),
                 settings: Arc::new(Settings::default()),
-                policy: Arc::default(),
+                policy: Default::default(),
                 expected_call_sid: None,
+                mode: voxrelay::base::route::StreamMode::Full,
                 seed: [3; 32],
             },
             Now::default(),

@@ -2,8 +2,8 @@
 
 use super::marks::MarkName;
 use crate::base::id::{CallId, CallSid, ItemId, ResponseId, StreamSid};
+use crate::base::route::StreamMode;
 use crate::base::time::Now;
-use crate::proto::ws::reader::Violation;
 
 /// One of a call's two connections.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
@@ -52,6 +52,8 @@ pub enum EndReason {
     RealtimeStalled,
     /// The model broke the WebSocket protocol.
     RealtimeProtocol,
+    /// The model ended it (`end_call`), and its goodbye was heard.
+    EndedByModel,
     /// An operator ended it.
     HungUpByOperator,
     /// The daemon stops and the drain time is over.
@@ -69,7 +71,7 @@ impl EndReason {
             | UnsupportedMedia | NotAuthorized => Side::Carrier,
             RealtimeUnavailable | RealtimeSetup | RealtimeLost | RealtimeStalled
             | RealtimeProtocol => Side::Realtime,
-            HungUpByOperator | Drained | Internal => Side::Local,
+            EndedByModel | HungUpByOperator | Drained | Internal => Side::Local,
         }
     }
 
@@ -89,6 +91,7 @@ impl EndReason {
             RealtimeLost => "realtime_lost",
             RealtimeStalled => "realtime_stalled",
             RealtimeProtocol => "realtime_protocol",
+            EndedByModel => "ended_by_model",
             HungUpByOperator => "hung_up_by_operator",
             Drained => "drained",
             Internal => "internal",
@@ -101,7 +104,7 @@ impl EndReason {
     pub fn close_code(self, leg: Leg) -> u16 {
         use EndReason::*;
         let (carrier, realtime) = match self {
-            CallerHungUp | CarrierLost | HungUpByOperator => (1000, 1000),
+            CallerHungUp | CarrierLost | EndedByModel | HungUpByOperator => (1000, 1000),
             // Going away: this process stops.
             Drained => (1001, 1001),
             CarrierProtocol => (1002, 1000),
@@ -132,6 +135,11 @@ pub enum Speaker {
 /// a fact may allocate.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Fact {
+    /// The stream is with its worker. Comes from the shell, before anything of the call itself.
+    Admitted {
+        /// What the stream's path does with its call.
+        mode: StreamMode,
+    },
     /// The carrier's `start`.
     Started {
         /// The media stream.
@@ -251,6 +259,20 @@ pub enum Fact {
         /// One sentence.
         text: String,
     },
+    /// The model wrote something down (`take_note`).
+    NoteTaken {
+        /// Its words.
+        text: String,
+    },
+    /// A call of a tool was answered.
+    ToolFinished {
+        /// What the model called, cut to 64 bytes.
+        name: String,
+        /// How it went.
+        outcome: super::tools::Outcome,
+        /// From the call to its answer's turn.
+        took: std::time::Duration,
+    },
     /// The call is over; nothing follows.
     Ended {
         /// Why.
@@ -356,16 +378,20 @@ impl Drop {
     }
 }
 
-/// How a leg can break the protocol: the WebSocket's rules, and messages that kept being malformed. Metric labels.
-pub const VIOLATIONS: [&str; Violation::ALL.len() + 1] = {
-    let mut labels = [MALFORMED; Violation::ALL.len() + 1];
-    let mut i = 0;
-    while i < Violation::ALL.len() {
-        labels[i] = Violation::ALL[i].label();
-        i += 1;
-    }
-    labels
-};
+/// How a leg can break the protocol: the WebSocket's rules as `Session` labels them, and messages that kept being
+/// malformed. Metric labels.
+pub const VIOLATIONS: [&str; 10] = [
+    "reserved_bits",
+    "opcode",
+    "masking",
+    "control",
+    "fragmentation",
+    "too_long",
+    "utf8",
+    "close",
+    "length",
+    MALFORMED,
+];
 
 /// The label of a leg that was closed after `limit::MALFORMED_MAX` malformed messages.
 pub(super) const MALFORMED: &str = "malformed";

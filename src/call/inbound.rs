@@ -2,6 +2,8 @@
 
 use super::early::{Dropped, Piece};
 use super::outbox::Class;
+#[cfg(feature = "planted-bugs")]
+use super::planted;
 use super::state::Phase;
 use super::timer::Deadline;
 use super::{Call, Drop, EndReason, Fact, Leg, Output};
@@ -229,7 +231,16 @@ impl Call {
         let Some(early) = self.early.take() else {
             return;
         };
-        for piece in early.iter() {
+        let pieces = early.iter();
+        #[cfg(feature = "planted-bugs")]
+        let pieces = {
+            let mut pieces: Vec<_> = pieces.collect();
+            if planted::is(planted::Planted::EarlyReversed) {
+                pieces.reverse();
+            }
+            pieces.into_iter()
+        };
+        for piece in pieces {
             match piece {
                 Piece::Frame(text, bytes) => self.append(text, bytes, out),
                 Piece::Fill(fill) => self.append_fill(fill, out),
@@ -250,6 +261,11 @@ impl Call {
 
     fn append_fill(&mut self, fill: AudioMs, out: &mut impl Output) {
         self.stats.fills += 1;
+        #[cfg(feature = "planted-bugs")]
+        if planted::is(planted::Planted::FillMissing) {
+            self.stats.filled_bytes += fill.pcmu_bytes();
+            return;
+        }
         self.stats.filled_bytes += self.append_silence(fill, out);
     }
 
@@ -300,6 +316,7 @@ impl Call {
         self.facts.push_back(Fact::MarkReturned {
             name: mark.position.name(),
         });
+        self.end_when_heard(now);
     }
 
     /// Whether a message belongs to this stream; drops and counts it when not. One that names no stream is not

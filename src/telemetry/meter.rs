@@ -5,11 +5,12 @@
 use super::name;
 use crate::base::id::WorkerId;
 use crate::call::fact::VIOLATIONS;
+use crate::call::tools::Outcome;
 use crate::call::{Drop, EndReason, Stats};
-use metrics::{Counter, Gauge, Label};
-use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use metrics::{Counter, Gauge, Histogram, Label};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use std::sync::OnceLock;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// What a worker counts beside its sessions. Totals since start, or values of now.
 #[derive(Clone, Debug, Default)]
@@ -162,7 +163,7 @@ const SESSION_GAUGES: &[Total<Stats>] = &[(name::UNPLAYED_PEAK, &[], |s| s.unpla
 pub fn install() -> PrometheusHandle {
     static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
     let install = || {
-        let recorder = PrometheusBuilder::new().build_recorder();
+        let recorder = builder().build_recorder();
         let handle = recorder.handle();
         // Only somebody else's recorder can be in the way: then ours stays empty, and calls go on.
         if metrics::set_global_recorder(recorder).is_err() {
@@ -174,6 +175,14 @@ pub fn install() -> PrometheusHandle {
     HANDLE.get_or_init(install).clone()
 }
 
+/// A recorder in which durations have buckets: quantiles of two workers can't be added up.
+fn builder() -> PrometheusBuilder {
+    let tools = Matcher::Full(name::TOOL_CALL_DURATION.to_owned());
+    PrometheusBuilder::new()
+        .set_buckets_for_metric(tools, name::TOOL_CALL_BUCKETS)
+        .expect("there are buckets")
+}
+
 /// Tells the current recorder what each metric is, and sets those that never change.
 pub fn describe() {
     for (name, help) in name::COUNTERS {
@@ -182,6 +191,11 @@ pub fn describe() {
     for (name, help) in name::GAUGES {
         metrics::describe_gauge!(*name, *help);
     }
+    metrics::describe_histogram!(
+        name::TOOL_CALL_DURATION,
+        metrics::Unit::Seconds,
+        "From the model's call of a tool to its answer's turn"
+    );
     metrics::gauge!(name::BUILD_INFO, "version" => crate::VERSION, "commit" => crate::COMMIT)
         .set(1.0);
     let started = SystemTime::now()
@@ -199,6 +213,8 @@ pub struct WorkerMeter {
     gauges: Vec<Gauge>,
     session_gauges: Vec<Gauge>,
     ended: Vec<(EndReason, Counter)>,
+    tools: Vec<(Outcome, Counter)>,
+    tool_duration: Histogram,
 }
 
 impl std::fmt::Debug for WorkerMeter {
@@ -245,6 +261,14 @@ impl WorkerMeter {
                 .iter()
                 .map(|(n, l, _)| metrics::gauge!(*n, labels(l)))
                 .collect(),
+            tools: Outcome::ALL
+                .iter()
+                .map(|outcome| {
+                    let labels = [("outcome", outcome.label())];
+                    (*outcome, counter(name::TOOL_CALLS, &labels))
+                })
+                .collect(),
+            tool_duration: metrics::histogram!(name::TOOL_CALL_DURATION, labels(&[])),
             session_gauges: SESSION_GAUGES
                 .iter()
                 .map(|(n, l, _)| metrics::gauge!(*n, labels(l)))
@@ -265,6 +289,14 @@ impl WorkerMeter {
                 })
                 .collect(),
         }
+    }
+
+    /// Counts one answered call of a tool.
+    pub fn tool(&self, outcome: Outcome, took: Duration) {
+        if let Some((_, counter)) = self.tools.iter().find(|(o, _)| *o == outcome) {
+            counter.increment(1);
+        }
+        self.tool_duration.record(took.as_secs_f64());
     }
 
     /// Publishes totals: the worker's own and the sum over all its sessions, ended and live.
@@ -309,7 +341,7 @@ mod tests {
     use crate::call::Leg;
 
     fn rendered(with: impl FnOnce()) -> String {
-        let recorder = PrometheusBuilder::new().build_recorder();
+        let recorder = builder().build_recorder();
         let handle = recorder.handle();
         metrics::with_local_recorder(&recorder, || {
             describe();
@@ -367,9 +399,26 @@ mod tests {
     }
 
     #[test]
+    fn tools_are_counted_by_outcome_and_timed_in_buckets() {
+        let text = rendered(|| {
+            let meter = WorkerMeter::new(WorkerId(0));
+            for outcome in Outcome::ALL {
+                meter.tool(outcome, Duration::from_millis(300));
+            }
+            meter.tool(Outcome::Timeout, Duration::from_secs(5));
+        });
+        let has = |line: &str| assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
+        has("voxrelay_tool_calls_total{outcome=\"ok\",worker=\"0\"} 1");
+        has("voxrelay_tool_calls_total{outcome=\"timeout\",worker=\"0\"} 2");
+        has("voxrelay_tool_call_duration_seconds_bucket{worker=\"0\",le=\"0.5\"} 10");
+        has("voxrelay_tool_call_duration_seconds_count{worker=\"0\"} 11");
+    }
+
+    #[test]
     fn all_names_are_described() {
         let text = rendered(|| {
             let meter = WorkerMeter::new(WorkerId(0));
+            meter.tool(Outcome::Ok, Duration::ZERO);
             meter.publish(&WorkerStats::default(), &Stats::default());
         });
         for line in text
@@ -377,6 +426,10 @@ mod tests {
             .filter(|line| !line.starts_with('#') && !line.is_empty())
         {
             let name = line.split(['{', ' ']).next().expect("a line has a name");
+            let name = ["_bucket", "_sum", "_count"]
+                .iter()
+                .find_map(|part| name.strip_suffix(part))
+                .unwrap_or(name);
             assert!(text.contains(&format!("# HELP {name} ")), "{name}");
         }
     }

@@ -479,11 +479,7 @@ pub(super) async fn run(desk: Rc<Desk>, worker: WorkerId, slot: SlotKey, call_id
     }
 }
 
-async fn attempts(
-    desk: &Desk,
-    call_id: CallId,
-    cancel: &Cancel,
-) -> Result<Established, DialError> {
+async fn attempts(desk: &Desk, call_id: CallId, cancel: &Cancel) -> Result<Established, DialError> {
     let started = Instant::now();
     let deadline = started + UPSTREAM_DEADLINE;
     let mut wait = Duration::ZERO;

@@ -7,5 +7,5 @@ mod harness;
 mod heard;
 mod hostile;
 mod model;
-mod sim;
 mod start;
+mod tools;

@@ -204,7 +204,8 @@ async fn a_model_that_asks_for_a_longer_wait_than_time_holds_is_not_asked_again(
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("ws://{}", listener.local_addr().unwrap());
     let house = House::new(dialling(url, &["sk-only"]));
-    let answer = "HTTP/1.1 429 No\r\nRetry-After: 18446744073709551615\r\nContent-Length: 0\r\n\r\n";
+    let answer =
+        "HTTP/1.1 429 No\r\nRetry-After: 18446744073709551615\r\nContent-Length: 0\r\n\r\n";
     let answers = [answer];
     let (outcome, _) = tokio::join!(dial(&house), refusing(&listener, &answers));
     assert_eq!(outcome.unwrap_err(), "refused with 429");
