@@ -48,6 +48,7 @@ fn ready() -> Session {
             call_id: CallId::new("bench").expect("short"),
             settings: Arc::new(Settings::default()),
             expected_call_sid: None,
+            policy: std::sync::Arc::default(),
             seed: [1; 32],
         },
         now,

@@ -6,6 +6,7 @@ pub mod call;
 pub mod cli;
 pub mod config;
 pub mod control;
+pub mod outcall;
 pub mod proto;
 pub mod relay;
 pub mod simulate;

@@ -5,6 +5,7 @@
 
 use crate::base::id::{CallId, SlotKey, WorkerId};
 use crate::call::session::{Command, Setup};
+use crate::call::tools::ToolResult;
 use crate::transport::Established;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
@@ -27,6 +28,13 @@ pub enum ToWorker {
         slot: SlotKey,
         /// The leg, upgraded; or why not, in a sentence.
         outcome: Result<Box<Established>, String>,
+    },
+    /// The answer to a `ToolRequest`.
+    ToolResult {
+        /// Which session asked.
+        slot: SlotKey,
+        /// What the model is told.
+        result: ToolResult,
     },
     /// An order for one call; unknown calls are ignored.
     Call {

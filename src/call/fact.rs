@@ -52,6 +52,8 @@ pub enum EndReason {
     RealtimeStalled,
     /// The model broke the WebSocket protocol.
     RealtimeProtocol,
+    /// The model ended it (`end_call`), and its goodbye was heard.
+    EndedByModel,
     /// An operator ended it.
     HungUpByOperator,
     /// The daemon stops and the drain time is over.
@@ -69,7 +71,7 @@ impl EndReason {
             | UnsupportedMedia | NotAuthorized => Side::Carrier,
             RealtimeUnavailable | RealtimeSetup | RealtimeLost | RealtimeStalled
             | RealtimeProtocol => Side::Realtime,
-            HungUpByOperator | Drained | Internal => Side::Local,
+            EndedByModel | HungUpByOperator | Drained | Internal => Side::Local,
         }
     }
 
@@ -89,6 +91,7 @@ impl EndReason {
             RealtimeLost => "realtime_lost",
             RealtimeStalled => "realtime_stalled",
             RealtimeProtocol => "realtime_protocol",
+            EndedByModel => "ended_by_model",
             HungUpByOperator => "hung_up_by_operator",
             Drained => "drained",
             Internal => "internal",
@@ -101,7 +104,7 @@ impl EndReason {
     pub fn close_code(self, leg: Leg) -> u16 {
         use EndReason::*;
         let (carrier, realtime) = match self {
-            CallerHungUp | CarrierLost | HungUpByOperator => (1000, 1000),
+            CallerHungUp | CarrierLost | EndedByModel | HungUpByOperator => (1000, 1000),
             // Going away: this process stops.
             Drained => (1001, 1001),
             CarrierProtocol => (1002, 1000),
@@ -143,7 +146,7 @@ pub enum Fact {
         stream_sid: StreamSid,
         /// The phone call.
         call_sid: Option<CallSid>,
-        /// `start.customParameters`, in order.
+        /// `start.customParameters`, in order: at most `limit::PARAMETERS_MAX`, none longer than a carrier sends.
         parameters: Vec<(String, String)>,
     },
     /// `session.updated` confirmed our settings. The exact `session.update` that we had sent.
@@ -200,6 +203,31 @@ pub enum Fact {
         /// The text.
         text: String,
     },
+    /// An item of the model's is over: what the caller heard of it. All of it, or less when it was cut.
+    Heard {
+        /// The conversation item.
+        item_id: ItemId,
+        /// Heard, milliseconds.
+        heard_ms: u64,
+        /// Generated, milliseconds.
+        total_ms: u64,
+        /// The transcript as far as it was heard, in proportion.
+        text: String,
+    },
+    /// The caller interrupted: the carrier was told to forget what it had not played.
+    BargeIn {
+        /// Audio that was not heard, milliseconds.
+        unplayed_ms: u64,
+        /// Items that were cut.
+        items: u32,
+    },
+    /// The model was told how much of an item was heard.
+    Cut {
+        /// The conversation item.
+        item_id: ItemId,
+        /// What was heard, milliseconds.
+        audio_end_ms: u64,
+    },
     /// A key was pressed.
     Dtmf {
         /// `0` to `9`, `*`, `#`, perhaps `A` to `D`.
@@ -217,10 +245,33 @@ pub enum Fact {
         /// `error.message`.
         message: String,
     },
+    /// What the model's account has left of something. At 0 the next response may fail.
+    RateLimit {
+        /// What is limited: a bounded metric label.
+        name: &'static str,
+        /// How much is left.
+        remaining: u64,
+        /// Until all is there again, ms.
+        reset_ms: Option<u64>,
+    },
     /// Something an operator should read in this call's notes.
     Note {
         /// One sentence.
         text: String,
+    },
+    /// The model wrote something down (`take_note`).
+    NoteTaken {
+        /// Its words.
+        text: String,
+    },
+    /// A call of a tool was answered.
+    ToolFinished {
+        /// What the model called, cut to 64 bytes.
+        name: String,
+        /// How it went.
+        outcome: super::tools::Outcome,
+        /// From the call to its answer's turn.
+        took: std::time::Duration,
     },
     /// The call is over; nothing follows.
     Ended {
@@ -254,6 +305,8 @@ pub enum Drop {
     ForeignStream,
     /// A second `start`.
     SecondStart,
+    /// A custom parameter beyond `limit::PARAMETERS_MAX`, or too long.
+    Parameter,
     /// Not JSON, cut, too deep, a needed field missing or of another type, a known key twice.
     Malformed,
     /// The payload is not valid base64.
@@ -272,10 +325,14 @@ pub enum Drop {
     UnknownMark,
     /// A gap in stream time beyond what is filled.
     GapTooLong,
+    /// Model audio of a response or item that was cut, or is complete.
+    LateDelta,
+    /// Model audio past the bound on what may wait to be heard.
+    Unplayed,
 }
 
 /// How many `Drop` reasons there are.
-pub const DROP_REASONS: usize = Drop::GapTooLong as usize + 1;
+pub const DROP_REASONS: usize = Drop::Unplayed as usize + 1;
 
 impl Drop {
     /// All of them, in the order of `Stats::drops`.
@@ -284,6 +341,7 @@ impl Drop {
         Drop::BeforeStart,
         Drop::ForeignStream,
         Drop::SecondStart,
+        Drop::Parameter,
         Drop::Malformed,
         Drop::BadBase64,
         Drop::Binary,
@@ -293,6 +351,8 @@ impl Drop {
         Drop::OutboxFull,
         Drop::UnknownMark,
         Drop::GapTooLong,
+        Drop::LateDelta,
+        Drop::Unplayed,
     ];
 
     /// A bounded metric label.
@@ -302,6 +362,7 @@ impl Drop {
             Drop::BeforeStart => "before_start",
             Drop::ForeignStream => "foreign_stream",
             Drop::SecondStart => "second_start",
+            Drop::Parameter => "parameter",
             Drop::Malformed => "malformed",
             Drop::BadBase64 => "bad_base64",
             Drop::Binary => "binary",
@@ -311,9 +372,29 @@ impl Drop {
             Drop::OutboxFull => "outbox_full",
             Drop::UnknownMark => "unknown_mark",
             Drop::GapTooLong => "gap_too_long",
+            Drop::LateDelta => "late_delta",
+            Drop::Unplayed => "unplayed",
         }
     }
 }
+
+/// How a leg can break the protocol: the WebSocket's rules as `Session` labels them, and messages that kept being
+/// malformed. Metric labels.
+pub const VIOLATIONS: [&str; 10] = [
+    "reserved_bits",
+    "opcode",
+    "masking",
+    "control",
+    "fragmentation",
+    "too_long",
+    "utf8",
+    "close",
+    "length",
+    MALFORMED,
+];
+
+/// The label of a leg that was closed after `limit::MALFORMED_MAX` malformed messages.
+pub(super) const MALFORMED: &str = "malformed";
 
 /// What one call counted. Plain integers; the worker sums and publishes them.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -338,7 +419,7 @@ pub struct Stats {
     pub outbound_frames: u64,
     /// Their audio, PCMU bytes.
     pub outbound_bytes: u64,
-    /// `media` messages sent to the carrier.
+    /// `media` messages queued for the carrier.
     pub outbound_frames_sent: u64,
     /// Their audio, PCMU bytes.
     pub outbound_bytes_sent: u64,
@@ -358,10 +439,38 @@ pub struct Stats {
     pub marks_sent: u64,
     /// Marks that came back.
     pub marks_returned: u64,
+    /// Interruptions by the caller that cut something.
+    pub barge_ins: u64,
+    /// Interruptions that were held back to be confirmed.
+    pub pauses: u64,
+    /// Of those, the ones that were taken back.
+    pub resumes: u64,
+    /// Audio sent a second time after such a one, PCMU bytes.
+    pub resent_bytes: u64,
+    /// `clear` messages sent.
+    pub clears: u64,
+    /// Items truncated at what was heard.
+    pub truncates: u64,
+    /// Truncations that the model refused.
+    pub truncates_refused: u64,
+    /// Items deleted, because they could not be truncated.
+    pub items_deleted: u64,
+    /// Of `outbound_bytes_sent`: cut before it went out, PCMU bytes.
+    pub outbound_bytes_cut: u64,
+    /// Marks that came back after a `clear`: not heard.
+    pub marks_flushed: u64,
+    /// Marks that came back before their audio can have been played.
+    pub marks_early: u64,
+    /// `response.done` of a response that was done before.
+    pub responses_repeated: u64,
+    /// Audio waiting to be heard, at its most, milliseconds.
+    pub unplayed_ms_peak: u64,
     /// Hot messages that the strict scanner did not take and simd-json did.
     pub scan_fallbacks: u64,
     /// Known messages with fields that we do not know.
     pub unknown_fields: u64,
+    /// Ends by a broken protocol: by leg, then in the order of `VIOLATIONS`.
+    pub violations: [[u64; VIOLATIONS.len()]; 2],
     /// Messages dropped, by reason.
     pub drops: [u64; DROP_REASONS],
     /// Audio dropped with them, PCMU bytes, caller to model.
@@ -395,10 +504,24 @@ impl Stats {
             held_bytes_peak,
             marks_sent,
             marks_returned,
+            barge_ins,
+            pauses,
+            resumes,
+            resent_bytes,
+            clears,
+            truncates,
+            truncates_refused,
+            items_deleted,
+            outbound_bytes_cut,
+            marks_flushed,
+            marks_early,
+            responses_repeated,
+            unplayed_ms_peak,
             scan_fallbacks,
             unknown_fields,
             inbound_bytes_dropped,
             outbound_bytes_dropped,
+            ref violations,
             ref drops,
         } = other;
         self.carrier_messages_in += carrier_messages_in;
@@ -420,6 +543,19 @@ impl Stats {
         self.stamp_anomalies += stamp_anomalies;
         self.marks_sent += marks_sent;
         self.marks_returned += marks_returned;
+        self.barge_ins += barge_ins;
+        self.pauses += pauses;
+        self.resumes += resumes;
+        self.resent_bytes += resent_bytes;
+        self.clears += clears;
+        self.truncates += truncates;
+        self.truncates_refused += truncates_refused;
+        self.items_deleted += items_deleted;
+        self.outbound_bytes_cut += outbound_bytes_cut;
+        self.marks_flushed += marks_flushed;
+        self.marks_early += marks_early;
+        self.responses_repeated += responses_repeated;
+        self.unplayed_ms_peak = self.unplayed_ms_peak.max(unplayed_ms_peak);
         self.scan_fallbacks += scan_fallbacks;
         self.unknown_fields += unknown_fields;
         self.inbound_bytes_dropped += inbound_bytes_dropped;
@@ -427,6 +563,17 @@ impl Stats {
         self.held_bytes_peak = self.held_bytes_peak.max(held_bytes_peak);
         for (sum, count) in self.drops.iter_mut().zip(drops) {
             *sum += count;
+        }
+        let sums = self.violations.as_flattened_mut().iter_mut();
+        for (sum, count) in sums.zip(violations.as_flattened()) {
+            *sum += count;
+        }
+    }
+
+    /// Counts a leg that broke the protocol. A label that is not in `VIOLATIONS` counts nowhere.
+    pub fn violation(&mut self, leg: Leg, label: &str) {
+        if let Some(n) = VIOLATIONS.iter().position(|known| *known == label) {
+            self.violations[leg as usize][n] += 1;
         }
     }
 
@@ -452,6 +599,21 @@ mod tests {
             assert_eq!(reason as usize, i);
             assert!(labels.insert(reason.label()));
         }
+    }
+
+    #[test]
+    fn violations_have_labels_of_their_own_and_are_added_up() {
+        let distinct: std::collections::BTreeSet<_> = VIOLATIONS.into_iter().collect();
+        assert_eq!(distinct.len(), VIOLATIONS.len());
+        let mut stats = Stats::default();
+        for label in VIOLATIONS {
+            stats.violation(Leg::Carrier, label);
+        }
+        stats.violation(Leg::Realtime, MALFORMED);
+        let mut sum = stats.clone();
+        sum.add(&stats);
+        assert_eq!(sum.violations[0], [2; VIOLATIONS.len()]);
+        assert_eq!(sum.violations[1].iter().sum::<u64>(), 2);
     }
 
     #[test]

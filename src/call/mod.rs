@@ -11,26 +11,42 @@
 //! | `outbound` | the model's events: set-up, its audio, marks, transcripts, errors |
 //! | `gap` | silence for what is missing in stream time |
 //! | `early` | caller audio held until the model is ready |
+//! | `playback` | the ledger: what was received, sent, heard of each item |
+//! | `barge_in` | the caller speaks: clear, cancel, truncate at what was heard; the bound on what waits to be heard |
+//! | `cuts` | what the model was told of that, and what it answers |
+//! | `hold` | audio kept so that an interruption can be taken back |
+//! | `responses` | the one response slot |
+//! | `policy` | how an agent leads a call |
 //! | `marks` | what marks are called, when one is due, which are out |
 //! | `timer` | named deadlines |
+//! | `tool_work` | what the tools decide, carried out |
+//! | `tools` | what the model asks of tools, and the answers in order |
 //! | `fact` | what a call reports, how it ends, what it counts |
 //! | `outbox` | frames waiting on a leg |
 //! | `session` | bytes in, bytes out: two WebSocket legs around one `Call` |
 //!
-//! Not here yet, with its place: the playback ledger and barge-in (on `marks` and the frame boundaries of
-//! `outbox`), tools (events in `outbound`), reconnect (one more move in `state`, `early` as its buffer).
+//! Everything from the model comes through `Call::handle_realtime` (in `outbound`), everything from the carrier through
+//! `Call::handle_carrier` (in `inbound`), every deadline through `Call::handle_timeout` (here): what else wants to know of
+//! them hooks in there. Whoever wants a response asks `Call::want`.
 
+mod barge_in;
+pub mod cuts;
 pub mod early;
 pub mod fact;
 pub mod gap;
+pub mod hold;
 mod inbound;
 pub mod marks;
 mod outbound;
 pub mod outbox;
+pub mod playback;
 pub mod policy;
+pub mod responses;
 pub mod session;
 pub mod state;
 pub mod timer;
+mod tool_work;
+pub mod tools;
 
 pub use fact::{Drop, EndReason, Fact, Leg, Report, Side, Speaker, Stats};
 
@@ -39,11 +55,15 @@ use crate::base::limit;
 use crate::base::time::{Mono, Now};
 use crate::proto::carrier::twilio::Encoder;
 use crate::proto::realtime::settings::Settings;
+use cuts::Cuts;
 use early::EarlyAudio;
 use gap::StreamClock;
+use hold::Hold;
 use marks::Marks;
-use outbox::Class;
+use outbox::{Class, Cut};
+use playback::Playback;
 use policy::Policy;
+use responses::Responses;
 use state::Phase;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -56,6 +76,10 @@ const FACTS_KEPT: usize = 8;
 pub trait Output {
     /// Queues one text message, made of `parts` in order, on `leg`. `false`: the leg takes no more of this class.
     fn send(&mut self, leg: Leg, class: Class, parts: &[&[u8]]) -> bool;
+    /// Drops what plays (`Class::Playing`, `Class::Mark`) and has not begun to go out on `leg`.
+    fn cut(&mut self, leg: Leg) -> Cut;
+    /// Queues one text message before everything that waits on `leg`. `false`: the leg is closed.
+    fn send_first(&mut self, leg: Leg, parts: &[&[u8]]) -> bool;
 }
 
 /// How a leg came to its end, as `Session` saw it.
@@ -100,8 +124,10 @@ pub enum Order {
 /// - Exactly one `EndReason`: the first cause wins, `Fact::Ended` is the last fact, and what is handed in afterwards
 ///   changes nothing.
 /// - At any moment `inbound_bytes == inbound_bytes_sent + inbound_bytes_dropped + held_bytes()` and
-///   `outbound_bytes == outbound_bytes_sent + outbound_bytes_dropped`. The model was given
-///   `inbound_bytes_sent + filled_bytes + padded_bytes`.
+///   `outbound_bytes == outbound_bytes_sent + outbound_bytes_dropped + paused_bytes()`. The model was given
+///   `inbound_bytes_sent + filled_bytes + padded_bytes`; what went out to the carrier is at most
+///   `outbound_bytes_sent + resent_bytes - outbound_bytes_cut`.
+/// - `handle_audio_sent` when the carrier's socket has taken audio, and only for audio that no `Output::cut` came after.
 /// - No allocation for relayed audio once the session is ready, nor for marks that come back.
 #[derive(Debug)]
 pub struct Call {
@@ -120,6 +146,10 @@ pub struct Call {
 
     /// Inbound: the chunk number of the last frame that had one.
     chunk: Option<u64>,
+    /// Inbound: the sequence number of the last frame that had one, and how many other messages came since, which
+    /// take numbers of the same count.
+    sequence: Option<u64>,
+    between: u64,
     clock: StreamClock,
     early: Option<Box<EarlyAudio>>,
     last_media: Mono,
@@ -134,9 +164,18 @@ pub struct Call {
     session_update: String,
 
     /// Outbound.
+    playback: Playback,
     marks: Marks,
+    cuts: Cuts,
+    hold: Hold,
+    /// No interruption before.
+    guard_until: Mono,
+    responses: Responses,
     /// The response whose first audio was reported.
     sounding: Option<ResponseId>,
+    /// Tools.
+    tools: tools::ToolBox,
+    tool_work: tool_work::ToolWork,
     /// Reused for messages that are made, not spliced.
     text: Vec<u8>,
 }
@@ -153,7 +192,9 @@ impl Call {
         timers.set(Deadline::Start, now.mono + limit::START_DEADLINE);
         Self {
             phase: Phase::Greeting,
+            tools: tools::ToolBox::new(settings.clone(), policy.tool_limits),
             settings,
+            tool_work: tool_work::ToolWork::default(),
             policy,
             expected_call_sid,
             stream_sid: None,
@@ -164,6 +205,8 @@ impl Call {
             close: None,
             stats: Stats::default(),
             chunk: None,
+            sequence: None,
+            between: 0,
             clock: StreamClock::default(),
             early: None,
             last_media: now.mono,
@@ -172,7 +215,12 @@ impl Call {
             malformed: [0; 2],
             session_id: String::new(),
             session_update: String::new(),
+            playback: Playback::default(),
             marks: Marks::default(),
+            cuts: Cuts::default(),
+            hold: Hold::default(),
+            guard_until: now.mono,
+            responses: Responses::default(),
             sounding: None,
             text: Vec::new(),
         }
@@ -195,7 +243,7 @@ impl Call {
         *count += 1;
         if *count >= limit::MALFORMED_MAX {
             // RFC 6455 section 7.4.1: data not consistent with the type of the message.
-            self.handle_leg_end(leg, LegEnd::Protocol(1007, "malformed"));
+            self.handle_leg_end(leg, LegEnd::Protocol(1007, fact::MALFORMED));
         }
     }
 
@@ -254,6 +302,7 @@ impl Call {
             return;
         };
         if !self.phase.is_ended() {
+            self.stats.violation(leg, label);
             self.note(format!("{leg:?}: {label}, closed with {code}."));
             self.end(reason);
             if let Some((carrier, realtime)) = &mut self.close {
@@ -273,7 +322,7 @@ impl Call {
     /// Acts on one deadline that is due; `false` when none is.
     pub fn handle_timeout(&mut self, now: Now, out: &mut impl Output) -> bool {
         match self.timers.take_due(now.mono) {
-            None => return false,
+            None => return self.on_tool_timeout(now, out),
             Some(Deadline::Start) => self.end(EndReason::StartTimeout),
             Some(Deadline::Upstream) => self.end(match self.phase {
                 Phase::Dialing => EndReason::RealtimeUnavailable,
@@ -286,10 +335,23 @@ impl Call {
                  (<Start><Stream> where <Connect><Stream> is meant)?"
                     .to_owned(),
             ),
+            Some(Deadline::Guard) => self.on_guard_over(now, out),
+            Some(Deadline::Confirm) => self.on_confirmed(now, out),
+            Some(Deadline::Response) => {
+                let event = self.responses.on_timeout();
+                self.send_create(event, now, out);
+            }
             // The rest belong to legs.
             Some(Deadline::Pong | Deadline::Ping | Deadline::Stall | Deadline::Close) => {}
         }
         true
+    }
+
+    /// The carrier's socket has taken so many PCMU bytes more of what was queued for it.
+    pub fn handle_audio_sent(&mut self, bytes: u64, now: Now) {
+        if !self.phase.is_ended() {
+            self.playback.on_sent(bytes, now.mono);
+        }
     }
 
     /// The next thing to do. A dial that an end has overtaken is not asked for any more.
@@ -318,7 +380,8 @@ impl Call {
 
     /// The earliest deadline.
     pub fn poll_timeout(&self) -> Option<Mono> {
-        self.timers.earliest().map(|(at, _)| at)
+        let own = self.timers.earliest().map(|(at, _)| at);
+        own.into_iter().chain(self.tool_timeout()).min()
     }
 
     /// Where the call is.
@@ -351,6 +414,7 @@ impl Call {
             return;
         }
         self.enter(Phase::Ended(reason));
+        self.settle_at_end();
         self.timers.clear_all();
         if let Some(early) = self.early.take() {
             self.stats.drops[Drop::EarlyAudio as usize] += early.len() as u64;

@@ -31,9 +31,11 @@ mod leg;
 mod tests;
 
 use super::fact::{EndReason, Fact, Leg, Stats};
+use super::playback::Playback;
 use super::policy::Policy;
 use super::state::Phase;
 use super::timer::Deadline;
+use super::tools::{ToolCall, ToolResult};
 use super::{Call, LegEnd};
 use crate::base::id::{CallId, CallSid};
 use crate::base::limit;
@@ -272,9 +274,13 @@ impl Session {
                         None
                     }
                     // The call's own.
-                    Deadline::Start | Deadline::Upstream | Deadline::Pad | Deadline::FirstMark => {
-                        None
-                    }
+                    Deadline::Start
+                    | Deadline::Upstream
+                    | Deadline::Pad
+                    | Deadline::FirstMark
+                    | Deadline::Guard
+                    | Deadline::Confirm
+                    | Deadline::Response => None,
                 };
                 if let Some(how) = lost {
                     wire.abort(intents);
@@ -309,6 +315,17 @@ impl Session {
         }
     }
 
+    /// A tool's answer.
+    pub fn handle_tool_result(&mut self, result: ToolResult, now: Now) {
+        self.call.handle_tool_result(result, now, &mut self.wires);
+        self.settle(now);
+    }
+
+    /// The next HTTP tool to ask, answered by `handle_tool_result`. Ask with the intents.
+    pub fn poll_tool(&mut self) -> Option<ToolCall> {
+        self.call.poll_tool()
+    }
+
     /// The next thing for the shell to do.
     pub fn poll_intent(&mut self) -> Option<Intent> {
         self.wires.intents.pop_front()
@@ -326,8 +343,11 @@ impl Session {
     }
 
     /// The kernel has taken the whole of the last send of this leg.
-    pub fn handle_sent(&mut self, leg: Leg, _now: Now) {
-        self.wires.wire(leg).sent();
+    pub fn handle_sent(&mut self, leg: Leg, now: Now) {
+        let bytes = self.wires.wire(leg).sent();
+        if bytes > 0 {
+            self.call.handle_audio_sent(bytes, now);
+        }
     }
 
     /// The next thing to report, in order of occurrence.
@@ -376,6 +396,16 @@ impl Session {
     /// Caller audio held until the model is ready, PCMU bytes.
     pub fn held_bytes(&self) -> u64 {
         self.call.held_bytes()
+    }
+
+    /// Model audio that waits for an interruption to be confirmed or taken back, PCMU bytes.
+    pub fn paused_bytes(&self) -> u64 {
+        self.call.paused_bytes()
+    }
+
+    /// The ledger of what was sent and heard.
+    pub fn playback(&self) -> &Playback {
+        self.call.playback()
     }
 
     /// Does what the call ordered.

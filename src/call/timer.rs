@@ -15,6 +15,12 @@ pub enum Deadline {
     Pad,
     /// The first mark's return (`limit::FIRST_MARK_DEADLINE`).
     FirstMark,
+    /// The end of the guard window, for speech that began in it (`Policy::barge_in.guard_ms`).
+    Guard,
+    /// An interruption can no longer be taken back (`Policy::barge_in.confirm_ms`).
+    Confirm,
+    /// The model's answer to `response.create` (`limit::RESPONSE_DEADLINE`).
+    Response,
     /// The peer's sign of life after our ping (`limit::PONG_DEADLINE`).
     Pong,
     /// Our next ping (`limit::PING_INTERVAL`).
@@ -25,11 +31,14 @@ pub enum Deadline {
     Close,
 }
 
-const ALL: [Deadline; 8] = [
+const ALL: [Deadline; 11] = [
     Deadline::Start,
     Deadline::Upstream,
     Deadline::Pad,
     Deadline::FirstMark,
+    Deadline::Guard,
+    Deadline::Confirm,
+    Deadline::Response,
     Deadline::Pong,
     Deadline::Ping,
     Deadline::Stall,

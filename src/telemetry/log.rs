@@ -1,9 +1,10 @@
-//! Logging: levels error, warn, info, http, debug; text or JSON; numbers masked.
+//! Logging: levels error, warn, info, http, debug; text (with colours on a terminal) or JSON; numbers masked.
 //!
 //! Shell. Lines go through a bounded queue to a thread of their own, so that nobody waits for stderr; when the
 //! queue is full the line is dropped. `http` lies between info and debug: events of the target `http`.
 
-use std::io::Write;
+use std::borrow::Cow;
+use std::io::{IsTerminal as _, Write};
 use tracing::level_filters::LevelFilter;
 use tracing::subscriber::SetGlobalDefaultError;
 use tracing_appender::non_blocking::{NonBlocking, NonBlockingBuilder, WorkerGuard};
@@ -32,8 +33,33 @@ impl std::fmt::Debug for LogGuard {
 /// Starts logging to stderr for the whole process. Errs when logging was started before.
 pub fn init(level: &str, json: bool) -> Result<LogGuard, SetGlobalDefaultError> {
     let (writer, guard) = writer(std::io::stderr());
-    tracing::subscriber::set_global_default(Registry::default().with(layer(level, json, writer)))?;
+    let format = Format::choose(
+        json,
+        std::io::stderr().is_terminal(),
+        std::env::var_os("NO_COLOR").is_some_and(|text| !text.is_empty()),
+    );
+    let layer = layer(level, format, writer);
+    tracing::subscriber::set_global_default(Registry::default().with(layer))?;
     Ok(LogGuard { _worker: guard })
+}
+
+/// How lines look.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Format {
+    Json,
+    Text,
+    Colours,
+}
+
+impl Format {
+    /// Colours are for people at a terminal who did not decline them (no-color.org).
+    fn choose(json: bool, is_terminal: bool, no_color: bool) -> Self {
+        match (json, is_terminal && !no_color) {
+            (true, _) => Self::Json,
+            (false, true) => Self::Colours,
+            (false, false) => Self::Text,
+        }
+    }
 }
 
 fn writer(to: impl Write + Send + 'static) -> (NonBlocking, WorkerGuard) {
@@ -44,9 +70,15 @@ fn writer(to: impl Write + Send + 'static) -> (NonBlocking, WorkerGuard) {
         .finish(to)
 }
 
-fn layer(level: &str, json: bool, writer: NonBlocking) -> Box<dyn Layer<Registry> + Send + Sync> {
-    let base = fmt::layer().with_writer(writer).with_ansi(false);
-    if json {
+fn layer(
+    level: &str,
+    format: Format,
+    writer: NonBlocking,
+) -> Box<dyn Layer<Registry> + Send + Sync> {
+    let base = fmt::layer()
+        .with_writer(writer)
+        .with_ansi(format == Format::Colours);
+    if format == Format::Json {
         base.json()
             .flatten_event(true)
             .with_current_span(false)
@@ -71,6 +103,35 @@ fn filter(level: &str) -> Targets {
         .with_default(ours.min(LevelFilter::INFO))
         .with_target("voxrelay", ours)
         .with_target(HTTP, http)
+}
+
+/// What a field of a log line may hold of a text that a peer made, characters.
+pub const BRIEF_CHARS_MAX: usize = 256;
+
+/// A text that a peer made, as it may stand in a log line: at most `BRIEF_CHARS_MAX` characters and an ellipsis, with
+/// control and direction characters escaped, so that nobody writes lines, colours or megabytes into our logs.
+pub fn brief(text: &str) -> Cow<'_, str> {
+    // Beside controls: marks that turn the direction of what follows, and separators of lines.
+    let is_bad = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    let cut = text.char_indices().nth(BRIEF_CHARS_MAX);
+    let kept = cut.map_or(text, |(at, _)| &text[..at]);
+    if cut.is_none() && !kept.contains(is_bad) {
+        return Cow::Borrowed(text);
+    }
+    let mut shown = String::with_capacity(kept.len() + 8);
+    for c in kept.chars() {
+        match is_bad(c) {
+            true => shown.extend(c.escape_default()),
+            false => shown.push(c),
+        }
+    }
+    if cut.is_some() {
+        shown.push('\u{2026}');
+    }
+    Cow::Owned(shown)
 }
 
 /// A phone number as it may be logged: `+14155550100` becomes `+1415*****00`. Every digit counts, wherever it
@@ -112,10 +173,10 @@ mod tests {
         }
     }
 
-    fn logged(level: &str, json: bool) -> String {
+    fn logged(level: &str, format: Format) -> String {
         let lines = Lines::default();
         let (writer, guard) = writer(lines.clone());
-        let subscriber = Registry::default().with(layer(level, json, writer));
+        let subscriber = Registry::default().with(layer(level, format, writer));
         tracing::subscriber::with_default(subscriber, || {
             tracing::error!("an error");
             tracing::warn!("a warning");
@@ -134,7 +195,7 @@ mod tests {
         let all = ["an error", "a warning", "an info", "a request", "a detail"];
         let levels = ["error", "warn", "info", "http", "debug"];
         for (n, level) in levels.iter().enumerate() {
-            let text = logged(level, false);
+            let text = logged(level, Format::Text);
             for (m, line) in all.iter().enumerate() {
                 assert_eq!(text.contains(line), m <= n, "{line} at {level}:\n{text}");
             }
@@ -143,8 +204,19 @@ mod tests {
     }
 
     #[test]
+    fn colours_are_for_a_terminal_alone() {
+        assert_eq!(Format::choose(false, true, false), Format::Colours);
+        assert_eq!(Format::choose(false, true, true), Format::Text);
+        assert_eq!(Format::choose(false, false, false), Format::Text);
+        assert_eq!(Format::choose(true, true, false), Format::Json);
+        assert!(logged("info", Format::Colours).contains('\u{1b}'));
+        assert!(!logged("info", Format::Text).contains('\u{1b}'));
+        assert!(!logged("info", Format::Json).contains('\u{1b}'));
+    }
+
+    #[test]
     fn json_lines_are_objects_with_time_level_and_fields() {
-        let text = logged("info", true);
+        let text = logged("info", Format::Json);
         let line = text
             .lines()
             .find(|l| l.contains("an info"))
@@ -154,6 +226,19 @@ mod tests {
         assert_eq!(value["message"], "an info");
         assert_eq!(value["call"], "c1");
         assert!(value["timestamp"].is_string());
+    }
+
+    #[test]
+    fn what_peers_write_is_cut_and_escaped() {
+        assert_eq!(brief("as it is: \u{e4}"), "as it is: \u{e4}");
+        assert_eq!(
+            brief("a\r\n\u{1b}[31m\u{0}\u{202e}b"),
+            r"a\r\n\u{1b}[31m\u{0}\u{202e}b"
+        );
+        let long = "\u{e4}".repeat(BRIEF_CHARS_MAX);
+        assert_eq!(brief(&long), long);
+        let longer = "\u{e4}".repeat(3_000_000);
+        assert_eq!(brief(&longer), format!("{long}\u{2026}"));
     }
 
     #[test]

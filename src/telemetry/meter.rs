@@ -4,11 +4,13 @@
 
 use super::name;
 use crate::base::id::WorkerId;
+use crate::call::fact::VIOLATIONS;
+use crate::call::tools::Outcome;
 use crate::call::{Drop, EndReason, Stats};
-use metrics::{Counter, Gauge, Label};
-use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use metrics::{Counter, Gauge, Histogram, Label};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use std::sync::OnceLock;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// What a worker counts beside its sessions. Totals since start, or values of now.
 #[derive(Clone, Debug, Default)]
@@ -35,7 +37,7 @@ pub struct WorkerStats {
     pub panics: u64,
     /// Reports that found the queue full.
     pub reports_dropped: u64,
-    /// Protocol violations by leg and label are in the sessions' facts; TLS errors here.
+    /// TLS errors on established legs.
     pub tls_errors: u64,
     /// Times that a carrier leg was not read for a while, since it brought too much at once.
     pub legs_paused: u64,
@@ -116,6 +118,18 @@ const SESSION_TOTALS: &[Total<Stats>] = &[
     (name::SEQUENCE_GAPS, &[], |s| s.sequence_gaps),
     (name::MARKS, &[("step", "sent")], |s| s.marks_sent),
     (name::MARKS, &[("step", "returned")], |s| s.marks_returned),
+    (name::MARKS, &[("step", "flushed")], |s| s.marks_flushed),
+    (name::MARKS, &[("step", "early")], |s| s.marks_early),
+    (name::BARGE_INS, &[("step", "cut")], |s| s.barge_ins),
+    (name::BARGE_INS, &[("step", "paused")], |s| s.pauses),
+    (name::BARGE_INS, &[("step", "resumed")], |s| s.resumes),
+    (name::CLEARS, &[], |s| s.clears),
+    (name::CUTS, &[("step", "truncated")], |s| s.truncates),
+    (name::CUTS, &[("step", "refused")], |s| s.truncates_refused),
+    (name::CUTS, &[("step", "deleted")], |s| s.items_deleted),
+    (name::AUDIO_CUT, &[], |s| s.outbound_bytes_cut),
+    (name::AUDIO_RESENT, &[], |s| s.resent_bytes),
+    (name::RESPONSES_REPEATED, &[], |s| s.responses_repeated),
     (name::SCAN_FALLBACKS, &[], |s| s.scan_fallbacks),
     (name::UNKNOWN_FIELDS, &[], |s| s.unknown_fields),
 ];
@@ -141,12 +155,15 @@ const WORKER_GAUGES: &[Total<WorkerStats>] = &[
     (name::CARRY_BYTES, &[], |w| w.carry_bytes),
 ];
 
+/// What is published of the sessions together and is no total.
+const SESSION_GAUGES: &[Total<Stats>] = &[(name::UNPLAYED_PEAK, &[], |s| s.unplayed_ms_peak)];
+
 /// Makes the recorder for the whole process and describes every metric. Where one was made before (a second
 /// daemon in one process), that one is used.
 pub fn install() -> PrometheusHandle {
     static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
     let install = || {
-        let recorder = PrometheusBuilder::new().build_recorder();
+        let recorder = builder().build_recorder();
         let handle = recorder.handle();
         // Only somebody else's recorder can be in the way: then ours stays empty, and calls go on.
         if metrics::set_global_recorder(recorder).is_err() {
@@ -158,6 +175,14 @@ pub fn install() -> PrometheusHandle {
     HANDLE.get_or_init(install).clone()
 }
 
+/// A recorder in which durations have buckets: quantiles of two workers can't be added up.
+fn builder() -> PrometheusBuilder {
+    let tools = Matcher::Full(name::TOOL_CALL_DURATION.to_owned());
+    PrometheusBuilder::new()
+        .set_buckets_for_metric(tools, name::TOOL_CALL_BUCKETS)
+        .expect("there are buckets")
+}
+
 /// Tells the current recorder what each metric is, and sets those that never change.
 pub fn describe() {
     for (name, help) in name::COUNTERS {
@@ -166,6 +191,11 @@ pub fn describe() {
     for (name, help) in name::GAUGES {
         metrics::describe_gauge!(*name, *help);
     }
+    metrics::describe_histogram!(
+        name::TOOL_CALL_DURATION,
+        metrics::Unit::Seconds,
+        "From the model's call of a tool to its answer's turn"
+    );
     metrics::gauge!(name::BUILD_INFO, "version" => crate::VERSION, "commit" => crate::COMMIT)
         .set(1.0);
     let started = SystemTime::now()
@@ -178,9 +208,13 @@ pub fn describe() {
 pub struct WorkerMeter {
     sessions: Vec<Counter>,
     drops: Vec<Counter>,
+    violations: Vec<Counter>,
     totals: Vec<Counter>,
     gauges: Vec<Gauge>,
+    session_gauges: Vec<Gauge>,
     ended: Vec<(EndReason, Counter)>,
+    tools: Vec<(Outcome, Counter)>,
+    tool_duration: Histogram,
 }
 
 impl std::fmt::Debug for WorkerMeter {
@@ -213,11 +247,29 @@ impl WorkerMeter {
                 .iter()
                 .map(|drop| counter(name::MESSAGES_DROPPED, &[("reason", drop.label())]))
                 .collect(),
+            // In the order of `Stats::violations`: the legs as `Leg` numbers them.
+            violations: ["carrier", "realtime"]
+                .iter()
+                .flat_map(|leg| VIOLATIONS.map(|reason| [("leg", *leg), ("reason", reason)]))
+                .map(|labels| counter(name::PROTOCOL_VIOLATIONS, &labels))
+                .collect(),
             totals: WORKER_TOTALS
                 .iter()
                 .map(|(n, l, _)| counter(n, l))
                 .collect(),
             gauges: WORKER_GAUGES
+                .iter()
+                .map(|(n, l, _)| metrics::gauge!(*n, labels(l)))
+                .collect(),
+            tools: Outcome::ALL
+                .iter()
+                .map(|outcome| {
+                    let labels = [("outcome", outcome.label())];
+                    (*outcome, counter(name::TOOL_CALLS, &labels))
+                })
+                .collect(),
+            tool_duration: metrics::histogram!(name::TOOL_CALL_DURATION, labels(&[])),
+            session_gauges: SESSION_GAUGES
                 .iter()
                 .map(|(n, l, _)| metrics::gauge!(*n, labels(l)))
                 .collect(),
@@ -239,6 +291,14 @@ impl WorkerMeter {
         }
     }
 
+    /// Counts one answered call of a tool.
+    pub fn tool(&self, outcome: Outcome, took: Duration) {
+        if let Some((_, counter)) = self.tools.iter().find(|(o, _)| *o == outcome) {
+            counter.increment(1);
+        }
+        self.tool_duration.record(took.as_secs_f64());
+    }
+
     /// Publishes totals: the worker's own and the sum over all its sessions, ended and live.
     pub fn publish(&self, worker: &WorkerStats, sessions: &Stats) {
         for (counter, (_, _, total)) in self.sessions.iter().zip(SESSION_TOTALS) {
@@ -247,11 +307,18 @@ impl WorkerMeter {
         for (counter, total) in self.drops.iter().zip(sessions.drops) {
             counter.absolute(total);
         }
+        let violations = sessions.violations.as_flattened();
+        for (counter, total) in self.violations.iter().zip(violations) {
+            counter.absolute(*total);
+        }
         for (counter, (_, _, total)) in self.totals.iter().zip(WORKER_TOTALS) {
             counter.absolute(total(worker));
         }
         for (gauge, (_, _, value)) in self.gauges.iter().zip(WORKER_GAUGES) {
             gauge.set(value(worker) as f64);
+        }
+        for (gauge, (_, _, value)) in self.session_gauges.iter().zip(SESSION_GAUGES) {
+            gauge.set(value(sessions) as f64);
         }
     }
 
@@ -263,12 +330,18 @@ impl WorkerMeter {
     }
 }
 
+/// The model's account has said what it has left of something. `name` is a bounded label.
+pub fn rate_limit(name: &'static str, remaining: u64) {
+    metrics::gauge!(name::RATE_LIMIT_REMAINING, "name" => name).set(remaining as f64);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::call::Leg;
 
     fn rendered(with: impl FnOnce()) -> String {
-        let recorder = PrometheusBuilder::new().build_recorder();
+        let recorder = builder().build_recorder();
         let handle = recorder.handle();
         metrics::with_local_recorder(&recorder, || {
             describe();
@@ -285,6 +358,8 @@ mod tests {
                 ..Stats::default()
             };
             stats.drops[Drop::BadBase64 as usize] = 3;
+            stats.violation(Leg::Carrier, "masking");
+            stats.violation(Leg::Realtime, "malformed");
             let worker = WorkerStats {
                 calls_active: 2,
                 ..WorkerStats::default()
@@ -298,6 +373,9 @@ mod tests {
             "voxrelay_audio_frames_total{direction=\"inbound\",step=\"received\",worker=\"0\"} 7",
             "voxrelay_audio_frames_total{direction=\"inbound\",step=\"received\",worker=\"1\"} 7",
             "voxrelay_messages_dropped_total{reason=\"bad_base64\",worker=\"0\"} 3",
+            "voxrelay_protocol_violations_total{leg=\"carrier\",reason=\"masking\",worker=\"0\"} 1",
+            "voxrelay_protocol_violations_total{leg=\"carrier\",reason=\"malformed\",worker=\"0\"} 0",
+            "voxrelay_protocol_violations_total{leg=\"realtime\",reason=\"malformed\",worker=\"0\"} 1",
             "voxrelay_calls_active{worker=\"0\"} 2",
         ] {
             assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
@@ -321,9 +399,26 @@ mod tests {
     }
 
     #[test]
+    fn tools_are_counted_by_outcome_and_timed_in_buckets() {
+        let text = rendered(|| {
+            let meter = WorkerMeter::new(WorkerId(0));
+            for outcome in Outcome::ALL {
+                meter.tool(outcome, Duration::from_millis(300));
+            }
+            meter.tool(Outcome::Timeout, Duration::from_secs(5));
+        });
+        let has = |line: &str| assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
+        has("voxrelay_tool_calls_total{outcome=\"ok\",worker=\"0\"} 1");
+        has("voxrelay_tool_calls_total{outcome=\"timeout\",worker=\"0\"} 2");
+        has("voxrelay_tool_call_duration_seconds_bucket{worker=\"0\",le=\"0.5\"} 10");
+        has("voxrelay_tool_call_duration_seconds_count{worker=\"0\"} 11");
+    }
+
+    #[test]
     fn all_names_are_described() {
         let text = rendered(|| {
             let meter = WorkerMeter::new(WorkerId(0));
+            meter.tool(Outcome::Ok, Duration::ZERO);
             meter.publish(&WorkerStats::default(), &Stats::default());
         });
         for line in text
@@ -331,6 +426,10 @@ mod tests {
             .filter(|line| !line.starts_with('#') && !line.is_empty())
         {
             let name = line.split(['{', ' ']).next().expect("a line has a name");
+            let name = ["_bucket", "_sum", "_count"]
+                .iter()
+                .find_map(|part| name.strip_suffix(part))
+                .unwrap_or(name);
             assert!(text.contains(&format!("# HELP {name} ")), "{name}");
         }
     }

@@ -21,12 +21,30 @@ pub const AUDIO_PADDED: &str = "voxrelay_audio_padded_bytes_total";
 pub const SEQUENCE_GAPS: &str = "voxrelay_sequence_gaps_total";
 /// Marks by `step`.
 pub const MARKS: &str = "voxrelay_marks_total";
+/// Interruptions by the caller, by `step`: those that cut, were held back, were taken back.
+pub const BARGE_INS: &str = "voxrelay_barge_ins_total";
+/// `clear` messages to the carrier.
+pub const CLEARS: &str = "voxrelay_clears_total";
+/// Items truncated or deleted for what was not heard, and truncations refused, by `step`.
+pub const CUTS: &str = "voxrelay_cut_items_total";
+/// Audio cut before it went out, PCMU bytes.
+pub const AUDIO_CUT: &str = "voxrelay_audio_cut_bytes_total";
+/// Audio sent again after an interruption was taken back, PCMU bytes.
+pub const AUDIO_RESENT: &str = "voxrelay_audio_resent_bytes_total";
+/// `response.done` of a response that was done before.
+pub const RESPONSES_REPEATED: &str = "voxrelay_responses_repeated_total";
+/// The most audio that waited to be heard in one call, ms.
+pub const UNPLAYED_PEAK: &str = "voxrelay_unplayed_ms_peak";
 /// Hot messages that took the slow path.
 pub const SCAN_FALLBACKS: &str = "voxrelay_scan_fallbacks_total";
 /// Fields that we do not know, in messages that we do.
 pub const UNKNOWN_FIELDS: &str = "voxrelay_unknown_fields_total";
 /// Messages dropped, by `reason`.
 pub const MESSAGES_DROPPED: &str = "voxrelay_messages_dropped_total";
+/// Legs that broke the protocol, by `leg` and `reason`.
+pub const PROTOCOL_VIOLATIONS: &str = "voxrelay_protocol_violations_total";
+/// What the model's account had left when it last said so, by `name`.
+pub const RATE_LIMIT_REMAINING: &str = "voxrelay_realtime_rate_limit_remaining";
 /// Calls ended, by `reason` and `side`.
 pub const CALLS_ENDED: &str = "voxrelay_calls_ended_total";
 /// Live calls.
@@ -59,6 +77,12 @@ pub const LEGS_PAUSED: &str = "voxrelay_worker_legs_paused_total";
 pub const HTTP_REQUESTS: &str = "voxrelay_http_requests_total";
 /// Voice webhooks by `outcome`.
 pub const WEBHOOKS: &str = "voxrelay_webhooks_total";
+/// Calls of tools that were answered, by `outcome`.
+pub const TOOL_CALLS: &str = "voxrelay_tool_calls_total";
+/// From the model's call of a tool to its answer's turn.
+pub const TOOL_CALL_DURATION: &str = "voxrelay_tool_call_duration_seconds";
+/// Its buckets' upper ends, seconds: from built-in tools to one that was given up.
+pub const TOOL_CALL_BUCKETS: &[f64] = &[0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0];
 /// Always 1; `version` and `commit` tell the build.
 pub const BUILD_INFO: &str = "voxrelay_build_info";
 /// When the process started, seconds since 1970.
@@ -84,9 +108,22 @@ pub const COUNTERS: &[(&str, &str)] = &[
         "Frames whose number did not follow the one before",
     ),
     (MARKS, "Marks by step"),
+    (BARGE_INS, "Interruptions by the caller by step"),
+    (CLEARS, "clear messages to the carrier"),
+    (CUTS, "Items truncated or deleted by step"),
+    (AUDIO_CUT, "PCMU bytes cut before they went out"),
+    (
+        AUDIO_RESENT,
+        "PCMU bytes sent again after an interruption was taken back",
+    ),
+    (RESPONSES_REPEATED, "response.done repeated"),
     (SCAN_FALLBACKS, "Hot messages that took the slow path"),
     (UNKNOWN_FIELDS, "Unknown fields in known messages"),
     (MESSAGES_DROPPED, "Messages dropped by reason"),
+    (
+        PROTOCOL_VIOLATIONS,
+        "Legs that broke the protocol by leg and reason",
+    ),
     (CALLS_ENDED, "Calls ended by reason and side"),
     (WAKEUPS, "Ring wake-ups"),
     (ENTERS, "io_uring_enter calls"),
@@ -105,14 +142,23 @@ pub const COUNTERS: &[(&str, &str)] = &[
     ),
     (HTTP_REQUESTS, "Requests answered by the control plane"),
     (WEBHOOKS, "Voice webhooks by outcome"),
+    (TOOL_CALLS, "Calls of tools that were answered, by outcome"),
 ];
 
 /// Name and help of every gauge above.
 pub const GAUGES: &[(&str, &str)] = &[
     (CALLS_ACTIVE, "Live calls"),
     (UPSTREAM_OPEN, "Model legs open"),
+    (
+        RATE_LIMIT_REMAINING,
+        "What the model's account had left when it last said so",
+    ),
     (BUFFERS_FREE, "Provided buffers lent to the kernel"),
     (CARRY_BYTES, "Bytes kept for incomplete frames and records"),
+    (
+        UNPLAYED_PEAK,
+        "Most milliseconds that waited to be heard in one call",
+    ),
     (BUILD_INFO, "Version and commit of the build"),
     (START_TIME, "When the process started, seconds since 1970"),
 ];
@@ -131,6 +177,7 @@ pub const END_REASONS: &[EndReason] = &[
     EndReason::RealtimeLost,
     EndReason::RealtimeStalled,
     EndReason::RealtimeProtocol,
+    EndReason::EndedByModel,
     EndReason::HungUpByOperator,
     EndReason::Drained,
     EndReason::Internal,

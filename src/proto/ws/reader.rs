@@ -79,6 +79,19 @@ pub enum Violation {
 }
 
 impl Violation {
+    /// All of them.
+    pub const ALL: [Violation; 9] = [
+        Violation::ReservedBits,
+        Violation::Opcode,
+        Violation::Masking,
+        Violation::Control,
+        Violation::Fragmentation,
+        Violation::TooLong,
+        Violation::Utf8,
+        Violation::Close,
+        Violation::Length,
+    ];
+
     /// 1002, 1007 or 1009.
     pub fn close_code(self) -> u16 {
         match self {

@@ -15,6 +15,7 @@ use crate::proto::http::upgrade::{ResponseError, check_response, write_request};
 use crate::proto::realtime::endpoint::{self, Endpoint};
 use crate::proto::ws::close;
 use crate::proto::ws::writer::{Kind, write_frame};
+use crate::telemetry::log::brief;
 use crate::transport::tls::Tls;
 use crate::transport::{ClientConfig, Established, ServerName};
 use std::cell::{Cell, RefCell};
@@ -529,9 +530,12 @@ async fn attempts(desk: &Desk, call_id: CallId, cancel: &Cancel) -> Result<Estab
             .map(|ms| next_delay(*ms, &error, other_key));
         let left = deadline.saturating_duration_since(Instant::now());
         let retry = delay.filter(|delay| (other_key || error.may_retry()) && *delay < left);
+        // The endpoint has a say in what is wrong with it: its certificate, its code.
+        let sentence = error.to_string();
         tracing::warn!(
             call_id = %call_id, attempt, host = desk.endpoint.host, cause = error.label(),
-            key = key.map(|i| i + 1), retry = retry.is_some(), "upstream attempt failed: {error}"
+            key = key.map(|i| i + 1), retry = retry.is_some(), error = &*brief(&sentence),
+            "upstream attempt failed"
         );
         match retry {
             Some(delay) => wait = delay,

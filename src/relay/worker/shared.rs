@@ -10,8 +10,11 @@ use crate::base::limit;
 use crate::base::time::Now;
 use crate::bus::command::{DeskSender, ToDesk};
 use crate::bus::report::ReportSender;
+use crate::bus::tool::{ToolRequest, ToolSender};
 use crate::call::session::{Closed, Intent};
+use crate::call::tools::ToolResult;
 use crate::call::{EndReason, Fact, Leg, Report, Stats};
+use crate::telemetry::log::brief;
 use crate::telemetry::meter::{WorkerMeter, WorkerStats};
 use crate::transport::Established;
 use crate::transport::tls::TlsError;
@@ -30,6 +33,7 @@ pub(super) struct Shared {
     pub(super) pool: CarryPool,
     pub(super) desk: DeskSender,
     pub(super) reports: ReportSender,
+    pub(super) tools: ToolSender,
     /// Orders to the desk that found its queue full.
     pub(super) desk_waiting: VecDeque<ToDesk>,
     pub(super) meter: WorkerMeter,
@@ -123,7 +127,8 @@ impl Shared {
 
     pub(super) fn on_tls_error(&mut self, call_id: CallId, leg: Leg, error: &TlsError) {
         self.stats.tls_errors += 1;
-        tracing::warn!(%call_id, ?leg, error = %error.0, "TLS failed");
+        // Certificates, and so the peer, have a say in these sentences.
+        tracing::warn!(%call_id, ?leg, error = &*brief(&error.0), "TLS failed");
     }
 
     /// A session panicked: that call ends, everything else goes on.
@@ -183,6 +188,23 @@ impl Shared {
                         leg.shut_both();
                     }
                 }
+            }
+        }
+    }
+
+    /// Asks for the tools that a call wants. Without room the model is told so at once.
+    pub(super) fn ask_tools(&mut self, life: &mut Life) {
+        while let Some(call) = life.driver.poll_tool() {
+            let tool_call_id = call.tool_call_id;
+            let request = ToolRequest {
+                worker: self.id,
+                slot: life.key,
+                call_id: life.call_id,
+                call,
+            };
+            if self.tools.try_send(request).is_err() {
+                let busy = ToolResult::busy(tool_call_id);
+                life.driver.handle_tool_result(busy, self.now);
             }
         }
     }
@@ -309,6 +331,9 @@ impl Shared {
     }
 
     pub(super) fn send_report(&mut self, call_id: CallId, fact: Fact, reported_end: &mut bool) {
+        if let Fact::ToolFinished { outcome, took, .. } = &fact {
+            self.meter.tool(*outcome, *took);
+        }
         if let Fact::Ended { reason, stats } = &fact {
             *reported_end = true;
             self.meter.ended(*reason);

@@ -164,7 +164,11 @@ impl Pair {
 
     /// Up to `start`.
     pub(super) fn started() -> Self {
-        let mut pair = Self::new();
+        Self::started_with(setup())
+    }
+
+    fn started_with(setup: Setup) -> Self {
+        let mut pair = Self::with(setup);
         pair.carrier(r#"{"event":"connected","protocol":"Call","version":"1.0.0"}"#);
         pair.carrier(START);
         assert_eq!(pair.dials, 1);
@@ -173,7 +177,11 @@ impl Pair {
 
     /// Up to a confirmed session.
     pub(super) fn ready() -> Self {
-        let mut pair = Self::started();
+        Self::ready_with(setup())
+    }
+
+    pub(super) fn ready_with(setup: Setup) -> Self {
+        let mut pair = Self::started_with(setup);
         pair.connect();
         pair.model(CREATED);
         pair.model(UPDATED);
@@ -356,7 +364,7 @@ impl Pair {
         );
         assert_eq!(
             stats.outbound_bytes,
-            stats.outbound_bytes_sent + stats.outbound_bytes_dropped
+            stats.outbound_bytes_sent + stats.outbound_bytes_dropped + self.session.paused_bytes()
         );
         if let Some((_, last)) = self.end() {
             assert_eq!(last, stats, "counted after the end");

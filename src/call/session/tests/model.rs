@@ -327,3 +327,18 @@ fn a_carrier_that_returns_no_mark_is_noted_once_as_one_way() {
         assert_eq!(pair.reason(), None);
     }
 }
+
+#[test]
+fn what_the_account_has_left_is_reported() {
+    let mut pair = Pair::ready();
+    pair.model(
+        r#"{"type":"rate_limits.updated","event_id":"e","rate_limits":[{"name":"requests","limit":100,"remaining":0,"reset_seconds":1.5},{"name":"tokens","remaining":7},{"name":"smiles","remaining":0}]}"#,
+    );
+    let limit = |name, remaining, reset_ms| Fact::RateLimit {
+        name,
+        remaining,
+        reset_ms,
+    };
+    let expected = [limit("requests", 0, Some(1500)), limit("tokens", 7, None)];
+    assert!(pair.facts.ends_with(&expected), "{:?}", pair.facts);
+}
