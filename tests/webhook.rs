@@ -440,8 +440,12 @@ async fn a_forged_or_expired_ticket_is_403() {
         let refused = stream(&daemon, &url, &path).await;
         assert_eq!(refused.err(), Some(Refused(403)), "{what}: {path}");
     }
-    // What does not look like a ticket is a call id, and its path a fixed alias: the signature is enough.
+    // The announced call's id alone, rightly signed, is not its ticket; an id that nobody announced needs none.
     let plain = format!("{prefix}/{call_id}");
+    let url = format!("wss://voice.example.com{plain}");
+    let refused = stream(&daemon, &url, &plain).await;
+    assert_eq!(refused.err(), Some(Refused(403)), "{plain}");
+    let plain = format!("{prefix}/somebody-else");
     let url = format!("wss://voice.example.com{plain}");
     assert!(stream(&daemon, &url, &plain).await.is_ok());
     // The real one is still good.
