@@ -50,6 +50,7 @@ fn ready() -> Session {
             settings: Arc::new(Settings::default()),
             policy: Arc::default(),
             expected_call_sid: None,
+            mode: voxrelay::base::route::StreamMode::Full,
             seed: [1; 32],
         },
         now,
