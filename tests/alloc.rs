@@ -206,7 +206,7 @@ fn a_minute_of_a_call_allocates_nothing() {
             Setup {
                 call_id: CallId::new("call").unwrap(),
                 settings: Arc::new(Settings::default()),
-                policy: Default::default(),
+                policy: Arc::default(),
                 expected_call_sid: None,
                 mode: voxrelay::base::route::StreamMode::Full,
                 seed: [3; 32],

@@ -371,6 +371,10 @@ impl Call {
     /// Sends what the slot gave, and minds the time where it waits for an answer.
     pub(super) fn send_create(&mut self, event: Option<String>, now: Now, out: &mut impl Output) {
         if let Some(event) = event {
+            #[cfg(feature = "planted-bugs")]
+            if planted::is(Planted::CreateTwice) {
+                self.send(out, Leg::Realtime, Class::Control, &[event.as_bytes()]);
+            }
             self.send(out, Leg::Realtime, Class::Control, &[event.as_bytes()]);
             self.timers.clear(Deadline::Response);
         }

@@ -42,6 +42,10 @@ pub enum Planted {
     TruncatedTwice,
     /// Heard runs ahead of the ear by a quarter.
     ClockTooFast,
+    /// A response is asked for while one is active.
+    CreateTooEarly,
+    /// A response is asked for twice.
+    CreateTwice,
 }
 
 impl Planted {
@@ -65,6 +69,8 @@ impl Planted {
         Planted::TruncatedAtSent,
         Planted::TruncatedTwice,
         Planted::ClockTooFast,
+        Planted::CreateTooEarly,
+        Planted::CreateTwice,
     ];
 }
 

@@ -62,6 +62,8 @@ pub struct CallerFrame {
 pub struct Item {
     pub id: String,
     pub response: String,
+    /// The connection that it was made on.
+    connection: u32,
     pub bytes: Vec<u8>,
     /// The relay had heard of it as the so-manieth thing.
     known: Option<u64>,
@@ -87,6 +89,18 @@ struct Appends {
     origin: Option<(u64, u64)>,
 }
 
+/// What is known of one connection to the model.
+#[derive(Default)]
+struct Connection {
+    /// From 1, over the whole call.
+    number: u32,
+    updated: bool,
+    appends: Appends,
+    active: Option<(String, u64)>,
+    creates: Vec<u64>,
+    pings: BTreeMap<Vec<u8>, u64>,
+}
+
 /// The judge of one call.
 #[derive(Default)]
 pub struct Judge {
@@ -106,18 +120,15 @@ pub struct Judge {
     delivered_caller_bytes: u64,
     next_frame: usize,
     connections: u32,
-    appends: Appends,
     pub caller_bytes: u64,
     pub silence_bytes: u64,
     deltas: VecDeque<(usize, usize, usize)>,
     skipped_bytes: u64,
     pub played_bytes: u64,
-    updated: bool,
     started: bool,
     mark_names: BTreeSet<String>,
-    pings: BTreeMap<(bool, Vec<u8>), u64>,
-    active: Option<(String, u64)>,
-    creates: Vec<u64>,
+    /// By place; the third is the carrier, of which only pings are kept.
+    at: [Connection; 3],
     truncate_refused: u32,
     ended: bool,
     pub clears: u32,
@@ -145,11 +156,12 @@ impl Judge {
     }
 
     /// The model begins an item; its number.
-    pub fn new_item(&mut self, response: &str) -> usize {
+    pub fn new_item(&mut self, response: &str, connection: u32) -> usize {
         let n = self.items.len();
         self.items.push(Item {
             id: format!("item_{n}"),
             response: response.to_owned(),
+            connection,
             ..Item::default()
         });
         n
@@ -162,13 +174,20 @@ impl Judge {
     }
 
     /// A new connection to the model: nothing of the old one counts.
-    pub fn on_connected(&mut self) {
+    pub fn on_connected(&mut self, place: usize, number: u32) {
         self.connections += 1;
-        self.appends = Appends::default();
-        self.updated = false;
-        self.active = None;
-        self.creates.clear();
-        self.pings.retain(|(carrier, _), _| *carrier);
+        self.at[place] = Connection {
+            number,
+            ..Connection::default()
+        };
+    }
+
+    /// A connection is closed, or being closed: nothing on it counts any more.
+    pub fn on_left(&mut self, leg: Leg) {
+        let connection = &mut self.at[place(leg)];
+        connection.active = None;
+        connection.creates.clear();
+        connection.pings.clear();
     }
 
     pub fn on_start(&mut self) {
@@ -181,6 +200,7 @@ impl Judge {
         if self.ended {
             return;
         }
+        let connection = &mut self.at[place(leg)];
         match note {
             Note::Caller(n) => {
                 self.delivered_caller = n + 1;
@@ -188,15 +208,15 @@ impl Judge {
             }
             Note::Delta { item, start, len } => {
                 self.items[*item].known.get_or_insert(self.seq);
-                if self.updated && *len > 0 {
+                if connection.updated && *len > 0 {
                     self.deltas.push_back((*item, *start, *len));
                 }
             }
-            Note::Updated => self.updated = true,
+            Note::Updated => connection.updated = true,
             Note::SpeechStarted => {
                 self.known_at_speech = Some(self.seq);
                 // 200 ms wait at the carrier itself: whatever is on its way, something is unheard.
-                if self.barge_in && self.calm && self.updated && carrier_waits > 1_600 {
+                if self.barge_in && self.calm && connection.updated && carrier_waits > 1_600 {
                     self.expect_clear = Some(self.step);
                 }
             }
@@ -206,19 +226,22 @@ impl Judge {
                         item.known.get_or_insert(self.seq);
                     }
                 }
-                self.active = Some((id.clone(), self.step));
-                self.creates.clear();
+                connection.active = Some((id.clone(), self.step));
+                connection.creates.clear();
             }
             Note::ResponseDone(id) => {
-                if self.active.as_ref().is_some_and(|(active, _)| active == id) {
-                    self.active = None;
+                if connection
+                    .active
+                    .as_ref()
+                    .is_some_and(|(active, _)| active == id)
+                {
+                    connection.active = None;
                 }
             }
-            Note::CreateRefused => self.creates.clear(),
+            Note::CreateRefused => connection.creates.clear(),
             Note::TruncateRefused => self.truncate_refused += 1,
             Note::Ping(payload) => {
-                self.pings
-                    .insert((leg == Leg::Carrier, payload.clone()), self.step);
+                connection.pings.insert(payload.clone(), self.step);
             }
             Note::Other | Note::Gone => {}
         }
@@ -236,30 +259,26 @@ impl Judge {
         match (leg, frame) {
             (_, Frame::Ping(payload)) => Seen::Ping(payload),
             (_, Frame::Pong(payload)) => {
-                let known = self
-                    .pings
-                    .keys()
-                    .any(|(carrier, p)| *carrier == (leg == Leg::Carrier) && *p == payload);
-                assert!(known, "a pong that answers no ping");
+                let pings = &mut self.at[place(leg)].pings;
+                let at = pings.get(&payload).copied();
+                let at = at.expect("a pong answers a ping");
                 // Older ones are answered with it (RFC 6455 section 5.5.3).
-                let at = self.pings[&(leg == Leg::Carrier, payload)];
-                self.pings
-                    .retain(|(carrier, _), step| *carrier != (leg == Leg::Carrier) || *step > at);
+                pings.retain(|_, step| *step > at);
                 Seen::Pong
             }
             (_, Frame::Close(code, _)) => Seen::Close(code),
-            (Leg::Realtime, Frame::Text(text)) => self.on_event(&text, late, stats),
             (Leg::Carrier, Frame::Text(text)) => self.on_message(&text, late, playback, stats),
+            (_, Frame::Text(text)) => self.on_event(place(leg), &text, late, stats),
         }
     }
 
-    fn on_event(&mut self, text: &[u8], late: bool, stats: &Stats) -> Seen {
+    fn on_event(&mut self, at: usize, text: &[u8], late: bool, stats: &Stats) -> Seen {
         const PREFIX: &[u8] = br#"{"type":"input_audio_buffer.append","audio":""#;
         if let Some(rest) = text.strip_prefix(PREFIX)
             && let Some(audio) = rest.strip_suffix(br#""}"#)
         {
             let bytes = base64_simd::STANDARD.decode_to_vec(audio);
-            self.on_append(&bytes.expect("an append is valid base64"), stats);
+            self.on_append(at, &bytes.expect("an append is valid base64"), stats);
             return Seen::Append;
         }
         let event = object(text);
@@ -293,21 +312,31 @@ impl Judge {
             }
             "input_audio_buffer.append" => {
                 let bytes = base64_simd::STANDARD.decode_to_vec(string(&event, "audio"));
-                self.on_append(&bytes.expect("an append is valid base64"), stats);
+                self.on_append(at, &bytes.expect("an append is valid base64"), stats);
                 return Seen::Append;
             }
             "response.create" => {
-                if let Some((id, since)) = &self.active
+                if let Some((id, since)) = &self.at[at].active
                     && *since < self.step
                     && !late
                 {
                     panic!("response.create while {id} is active");
                 }
                 assert!(
-                    self.creates.is_empty(),
+                    late || self.at[at].creates.is_empty(),
                     "a second response.create before the first was answered"
                 );
-                self.creates.push(self.step);
+                self.at[at].creates.push(self.step);
+            }
+            "conversation.item.create" => {
+                let item = &event["item"];
+                let part = item["content"][0]["type"].as_str();
+                let due = match item["role"].as_str() {
+                    Some("assistant") => Some("output_text"),
+                    Some("user" | "system") => Some("input_text"),
+                    _ => None,
+                };
+                assert_eq!(part, due, "what an item may hold: {item}");
             }
             "response.cancel" => {
                 assert!(
@@ -316,7 +345,7 @@ impl Judge {
                 );
                 self.cancel_step = self.step;
             }
-            "conversation.item.truncate" => self.on_truncate(&event),
+            "conversation.item.truncate" => self.on_truncate(at, &event),
             "conversation.item.delete" => {
                 let id = string(&event, "item_id");
                 if let Some(item) = self.items.iter_mut().find(|item| item.id == id) {
@@ -328,12 +357,13 @@ impl Judge {
         Seen::Event(event)
     }
 
-    fn on_append(&mut self, bytes: &[u8], stats: &Stats) {
-        assert!(self.updated, "audio before the session was confirmed");
+    fn on_append(&mut self, place: usize, bytes: &[u8], stats: &Stats) {
+        let here = &mut self.at[place];
+        assert!(here.updated, "audio before the session was confirmed");
         assert!(!bytes.is_empty(), "an append without audio");
         let mut at = 0;
         while at < bytes.len() {
-            if let Some((n, done)) = self.appends.inside {
+            if let Some((n, done)) = here.appends.inside {
                 let frame = &self.frames[n].bytes;
                 let take = (frame.len() - done).min(bytes.len() - at);
                 assert!(
@@ -342,15 +372,15 @@ impl Judge {
                 );
                 at += take;
                 self.caller_bytes += take as u64;
-                self.appends.position += take as u64;
-                self.appends.inside = (done + take < frame.len()).then_some((n, done + take));
+                here.appends.position += take as u64;
+                here.appends.inside = (done + take < frame.len()).then_some((n, done + take));
                 continue;
             }
             if bytes[at] == 0xff {
                 let run = bytes[at..].iter().take_while(|&&b| b == 0xff).count();
                 at += run;
                 self.silence_bytes += run as u64;
-                self.appends.position += run as u64;
+                here.appends.position += run as u64;
                 continue;
             }
             let head = bytes
@@ -366,21 +396,21 @@ impl Judge {
             let stamp = self.frames[n].stamp_ms;
             if self.even_stamps && self.connections == 1 && stats.inbound_bytes_dropped == 0 {
                 assert_eq!(n, self.next_frame, "a frame is missing and not counted");
-                let here = self.appends.position;
-                let (first, origin) = *self.appends.origin.get_or_insert((stamp, here));
+                let position = here.appends.position;
+                let (first, origin) = *here.appends.origin.get_or_insert((stamp, position));
                 let due = (stamp - first) * 8;
-                let is = here - origin;
+                let is = position - origin;
                 assert!(
                     is >= due && is <= due + stats.padded_bytes,
                     "frame {n} stands at {is} bytes of the model's time, where {due} is its place"
                 );
             }
             self.next_frame = n + 1;
-            self.appends.inside = Some((n, 0));
+            here.appends.inside = Some((n, 0));
         }
     }
 
-    fn on_truncate(&mut self, event: &Map<String, Value>) {
+    fn on_truncate(&mut self, at: usize, event: &Map<String, Value>) {
         let id = string(event, "item_id");
         let ms = event["audio_end_ms"]
             .as_u64()
@@ -391,6 +421,10 @@ impl Judge {
             .iter_mut()
             .find(|item| item.id == id)
             .expect("the truncated item exists");
+        assert_eq!(
+            item.connection, self.at[at].number,
+            "{id} is truncated in a session that does not know it"
+        );
         assert!(
             ms * 8 <= item.sent as u64,
             "{id} is truncated at {ms} ms, of {} ms sent",
@@ -448,7 +482,7 @@ impl Judge {
                     }
                 }
                 self.clear_step = self.step;
-                self.active_at_clear = self.active.clone();
+                self.active_at_clear = self.at.iter().find_map(|at| at.active.clone());
                 self.expect_clear = None;
                 if self.calm && !late && self.barge_in {
                     let clear = Some(self.clears);
@@ -542,11 +576,10 @@ impl Judge {
 
     /// The leg is open and nothing hinders it: pings that it was given are answered.
     pub fn pings_answered(&self, leg: Leg) {
-        let open = self
-            .pings
-            .keys()
-            .find(|(carrier, _)| *carrier == (leg == Leg::Carrier));
-        assert!(open.is_none(), "a ping of {leg:?} is not answered");
+        assert!(
+            self.at[place(leg)].pings.is_empty(),
+            "a ping of {leg:?} is not answered"
+        );
     }
 
     /// The call is over. `clean`: each leg took all that was queued for it.
@@ -613,6 +646,15 @@ impl Judge {
                 played / 8
             );
         }
+    }
+}
+
+fn place(leg: Leg) -> usize {
+    match leg {
+        Leg::Realtime => 0,
+        Leg::Carrier => 2,
+        #[allow(unreachable_patterns)]
+        _ => 1,
     }
 }
 

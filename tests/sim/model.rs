@@ -3,84 +3,9 @@
 use crate::carrier::{Act, Outgoing};
 use crate::check::{Judge, Note, Seen};
 use crate::dice::Dice;
+use crate::trouble::{Leaves, Script, Setup};
 use crate::ws;
 use serde_json::{Map, Value, json};
-
-/// What a connection does beside talking.
-#[derive(Clone, Debug)]
-pub struct Script {
-    pub refuses_dial: bool,
-    pub never_answers_dial: bool,
-    pub dial_takes: u64,
-    /// The session is never created, never confirmed, confirmed with another format, refused.
-    setup: Setup,
-    /// When it goes, and how; counted from the connection.
-    pub leaves: Option<(u64, Leaves)>,
-    pub answers_close: bool,
-    /// Odd events, of a hundred turns.
-    odd: u64,
-    refuses_truncation: bool,
-    speed: u64,
-    turns_up_to_ms: u64,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Setup {
-    Good,
-    Silent,
-    Unconfirmed,
-    WrongFormat,
-    Refused,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Leaves {
-    Expired,
-    Close(u16),
-    Eof,
-    Reset,
-    Vanishes,
-}
-
-impl Script {
-    pub fn draw(dice: &mut Dice, calm: bool) -> Self {
-        let trouble = !calm && dice.percent(20);
-        let often = [Setup::Good; 16];
-        let mut setups = often.to_vec();
-        setups.extend([
-            Setup::Silent,
-            Setup::Unconfirmed,
-            Setup::WrongFormat,
-            Setup::Refused,
-        ]);
-        Self {
-            refuses_dial: trouble && dice.percent(15),
-            never_answers_dial: trouble && dice.percent(10),
-            dial_takes: dice.millis(1, 400),
-            setup: if trouble {
-                dice.pick(&setups)
-            } else {
-                Setup::Good
-            },
-            leaves: (trouble && dice.percent(60)).then(|| {
-                let how = dice.pick(&[
-                    Leaves::Expired,
-                    Leaves::Close(1001),
-                    Leaves::Close(1011),
-                    Leaves::Eof,
-                    Leaves::Reset,
-                    Leaves::Vanishes,
-                ]);
-                (dice.millis(0, 6_000), how)
-            }),
-            answers_close: !dice.percent(10),
-            odd: dice.pick(&[0, 10, 60]),
-            refuses_truncation: dice.percent(10),
-            speed: dice.between(1, 12),
-            turns_up_to_ms: dice.pick(&[800, 3_000, 6_000]),
-        }
-    }
-}
 
 enum Step {
     Created,
@@ -123,6 +48,7 @@ pub struct Model {
     create_response: bool,
     interrupt_response: bool,
     ready: bool,
+    hears: bool,
     closed: bool,
     refused: bool,
     pub acts: Vec<Act>,
@@ -141,6 +67,7 @@ impl Model {
             create_response: true,
             interrupt_response: true,
             ready: false,
+            hears: false,
             closed: false,
             refused: false,
             acts: Vec::new(),
@@ -213,8 +140,6 @@ impl Model {
                     _ => {
                         self.ready = true;
                         self.send(out, &Self::session("session.updated", &good), Note::Updated);
-                        let at = now + self.dice.millis(20, 1_200);
-                        self.plan(at, Step::Turn);
                         let at = now + self.dice.millis(100, 3_000);
                         self.plan(at, Step::Ping);
                     }
@@ -361,7 +286,7 @@ impl Model {
         let mut items = Vec::new();
         if audio {
             for _ in 0..if self.dice.percent(15) { 2 } else { 1 } {
-                items.push(judge.new_item(&id));
+                items.push(judge.new_item(&id, self.connection));
             }
         }
         self.send(out, &event, Note::ResponseCreated(id.clone()));
@@ -516,7 +441,7 @@ impl Model {
     }
 
     fn stray_delta(&self, judge: &mut Judge, out: &mut Vec<Outgoing>) {
-        let item = judge.new_item("resp_stray");
+        let item = judge.new_item("resp_stray", self.connection);
         self.emit_delta("resp_stray", item, 800, judge, out);
     }
 
@@ -584,6 +509,12 @@ impl Model {
                     line: "close".to_owned(),
                 });
                 self.acts.push(Act::Eof);
+            }
+            Seen::Append if self.ready && !self.hears => {
+                // Nobody speaks to a session that is given no audio.
+                self.hears = true;
+                let at = now + self.dice.millis(20, 1_200);
+                self.plan(at, Step::Turn);
             }
             Seen::Event(event) => self.event(&event, now, judge, out),
             _ => {}

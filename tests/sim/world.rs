@@ -1,13 +1,13 @@
 //! One call: the session, its two peers, the network between them, a clock that jumps from event to event, and the shell's
 //! part of the contract (`call::session`).
 
-use crate::carrier::{self, Act, Carrier, Outgoing};
+use crate::carrier::{self, Carrier};
 use crate::check::{Judge, Note, Seen};
 use crate::dice::Dice;
-use crate::model::{self, Model};
-use crate::net::{Arrival, Pipe, Weather};
-use crate::ws;
-use std::collections::VecDeque;
+use crate::link::{Link, give};
+use crate::model::Model;
+use crate::net::{Arrival, Weather};
+use crate::trouble::Script;
 use std::sync::Arc;
 use std::time::Duration;
 use voxrelay::base::id::CallId;
@@ -21,6 +21,8 @@ use voxrelay::proto::realtime::settings::{Settings, TurnDetection};
 const FINISH_AFTER_TOLD: u64 = 7_000_000;
 /// When nobody told it: a ping and its answer, 20 s each, and the closing.
 const FINISH_AFTER_GONE: u64 = 60_000_000;
+/// In the order in which the shell looks at them.
+const LEGS: [Leg; 2] = [Leg::Realtime, Leg::Carrier];
 /// The monotonic clock at the start of a call.
 const BEGAN_NS: u64 = 1_000_000_000;
 /// A send that nobody takes: the ten seconds that it may wait, and a little.
@@ -39,61 +41,6 @@ pub struct Course {
     pub truncates: u32,
 }
 
-/// A connection, with both of its directions and the relay's end of it.
-struct Link {
-    up: Pipe,
-    down: Pipe,
-    /// At the relay, not consumed.
-    pending: Vec<u8>,
-    notes: VecDeque<(u64, Note)>,
-    pushed: u64,
-    delivered: u64,
-    reader: ws::Reader,
-    seen: VecDeque<(u64, Seen)>,
-    arrived: u64,
-    /// A send that the peer's side has not taken: until when.
-    in_flight: Option<u64>,
-    /// Since when.
-    taken_at: u64,
-    late: bool,
-    frozen: bool,
-    open: bool,
-    finishing: bool,
-    close_sent: bool,
-}
-
-impl Link {
-    fn new(weather: [Weather; 2], masked: bool) -> Self {
-        Self {
-            up: Pipe::new(weather[0]),
-            down: Pipe::new(weather[1]),
-            pending: Vec::new(),
-            notes: VecDeque::new(),
-            pushed: 0,
-            delivered: 0,
-            reader: ws::Reader::new(masked),
-            seen: VecDeque::new(),
-            arrived: 0,
-            in_flight: None,
-            taken_at: 0,
-            late: false,
-            frozen: false,
-            open: true,
-            finishing: false,
-            close_sent: false,
-        }
-    }
-
-    fn next(&self) -> Option<u64> {
-        let in_flight = self.in_flight.filter(|at| *at < u64::MAX && self.open);
-        let up = self.up.next().filter(|_| self.open);
-        [up, self.down.next(), in_flight]
-            .into_iter()
-            .flatten()
-            .min()
-    }
-}
-
 pub struct World {
     pub log: bool,
     now: u64,
@@ -103,12 +50,14 @@ pub struct World {
     judge: Judge,
     carrier: Carrier,
     carrier_link: Link,
-    model: Option<(Model, Link)>,
+    /// By place: `Leg::Realtime`, and where a second connection goes.
+    models: [Option<(Model, Link)>; 2],
+    clean_model: bool,
     calm: bool,
     stalls: bool,
     send_max: usize,
     connections: u32,
-    dial: Option<(u64, model::Script)>,
+    dial: Option<(u64, Leg, Script)>,
     command: Option<u64>,
     told: Option<u64>,
     ended: Option<EndReason>,
@@ -190,7 +139,8 @@ impl World {
             judge,
             carrier,
             carrier_link: Link::new(weather, false),
-            model: None,
+            models: [None, None],
+            clean_model: true,
             calm,
             stalls: !calm && dice.percent(40),
             send_max: dice.pick(&[16_384, 16_384, 16_384, 4_000, 700, 90]),
@@ -213,10 +163,10 @@ impl World {
                     .poll_timeout()
                     .map(|at| (at.0.saturating_sub(BEGAN_NS)).div_ceil(1_000)),
                 self.carrier_link.next(),
-                self.model.as_ref().and_then(|(_, link)| link.next()),
+                self.models().filter_map(|(_, link)| link.next()).min(),
                 self.carrier.next(),
-                self.model.as_ref().and_then(|(model, _)| model.next()),
-                self.dial.as_ref().map(|(at, _)| *at),
+                self.models().filter_map(|(model, _)| model.next()).min(),
+                self.dial.as_ref().map(|(at, ..)| *at),
                 self.command,
             ]
             .into_iter()
@@ -224,7 +174,7 @@ impl World {
             .min()
             .expect("nothing will ever happen, and the session is not finished");
             self.now = self.now.max(next);
-            for leg in [Leg::Carrier, Leg::Realtime] {
+            for leg in LEGS {
                 let now = self.now;
                 if let Some(link) = self.link(leg)
                     && link.open
@@ -257,13 +207,13 @@ impl World {
             !self.carrier_link.open || self.carrier_link.finishing,
             "finished, and the carrier's socket is open"
         );
-        let mut clean_model = true;
-        if let Some((_, link)) = &self.model {
+        let mut clean_model = self.clean_model;
+        for (_, link) in self.models() {
             assert!(
                 !link.open || link.finishing,
                 "finished, and the model's socket is open"
             );
-            clean_model = link.close_sent;
+            clean_model &= link.close_sent;
         }
         self.judge.at_end(
             self.session.stats(),
@@ -285,7 +235,7 @@ impl World {
 
     /// All that is due now, each event as a wake-up of its own.
     fn turn(&mut self) {
-        for leg in [Leg::Carrier, Leg::Realtime] {
+        for leg in LEGS {
             self.arrivals(leg);
         }
         if self.command.is_some_and(|at| at <= self.now) {
@@ -298,10 +248,10 @@ impl World {
                 world.session.handle_command(Command::HangUp(reason), now);
             });
         }
-        if self.dial.as_ref().is_some_and(|(at, _)| *at <= self.now) {
+        if self.dial.as_ref().is_some_and(|(at, ..)| *at <= self.now) {
             self.dialled();
         }
-        for leg in [Leg::Carrier, Leg::Realtime] {
+        for leg in LEGS {
             self.sent(leg);
         }
         if self.is_due() {
@@ -326,7 +276,7 @@ impl World {
         self.judge.begin_step(self.step);
         log!(self, "{what}");
         self.carrier_link.late |= self.carrier_link.in_flight.is_some();
-        if let Some((_, link)) = &mut self.model {
+        for (_, link) in self.models.iter_mut().flatten() {
             link.late |= link.in_flight.is_some();
         }
         f(self);
@@ -336,18 +286,16 @@ impl World {
             || self.ended.is_some();
         self.judge.end_step(blocked);
         // C17: the model's connection costs money.
-        if self.told.is_some()
-            && let Some((_, link)) = &self.model
-            && link.open
-            && link.in_flight.is_none()
-        {
-            assert!(
-                link.close_sent,
-                "the carrier is gone and the model's connection is not closed at once"
-            );
+        if self.told.is_some() {
+            for (_, link) in self.models() {
+                assert!(
+                    !link.open || link.in_flight.is_some() || link.close_sent,
+                    "the carrier is gone and the model's connection is not closed at once"
+                );
+            }
         }
         if self.ended.is_none() {
-            for leg in [Leg::Carrier, Leg::Realtime] {
+            for leg in LEGS {
                 if self
                     .link(leg)
                     .is_some_and(|link| link.open && link.in_flight.is_none() && !link.close_sent)
@@ -362,10 +310,14 @@ impl World {
         );
     }
 
+    fn models(&self) -> impl Iterator<Item = &(Model, Link)> {
+        self.models.iter().flatten()
+    }
+
     fn link(&mut self, leg: Leg) -> Option<&mut Link> {
         match leg {
             Leg::Carrier => Some(&mut self.carrier_link),
-            Leg::Realtime => self.model.as_mut().map(|(_, link)| link),
+            _ => self.models[place(leg)].as_mut().map(|(_, link)| link),
         }
     }
 
@@ -383,6 +335,7 @@ impl World {
                 }
                 Arrival::End { broken } => {
                     link.open = false;
+                    self.judge.on_left(leg);
                     let how = if broken { Closed::Broken } else { Closed::Eof };
                     self.wake(&format!("{leg:?} ends: {how:?}"), |world| {
                         if leg == Leg::Carrier {
@@ -401,7 +354,7 @@ impl World {
         let now = self.now;
         let link = match leg {
             Leg::Carrier => &mut self.carrier_link,
-            Leg::Realtime => &mut self.model.as_mut().expect("its bytes came").1,
+            _ => &mut self.models[place(leg)].as_mut().expect("its bytes came").1,
         };
         link.pending.extend_from_slice(bytes);
         link.delivered += bytes.len() as u64;
@@ -414,7 +367,9 @@ impl World {
             if matches!(note, Note::Gone) {
                 self.told.get_or_insert(now);
             }
-            self.judge.on_delivered(leg, &note, waits);
+            if leg == Leg::Carrier || !link.close_sent {
+                self.judge.on_delivered(leg, &note, waits);
+            }
         }
         let used = self.session.handle_input(leg, &mut link.pending, at(now));
         assert!(used <= link.pending.len());
@@ -436,7 +391,7 @@ impl World {
     }
 
     fn dialled(&mut self) {
-        let (_, script) = self.dial.take().expect("it is due");
+        let (_, leg, script) = self.dial.take().expect("it is due");
         let now = self.now;
         if script.refuses_dial {
             self.wake("the dial fails", |world| {
@@ -452,11 +407,13 @@ impl World {
         log!(self, "model {script:?}, {weather:?}");
         let dice = Dice::new(self.dice.next());
         let model = Model::new(script, self.connections, dice, now);
-        if let Some((_, old)) = &self.model {
-            assert!(!old.open, "two connections to the model");
+        let slot = &mut self.models[place(leg)];
+        if let Some((_, old)) = slot {
+            assert!(!old.open, "two connections in one place");
+            self.clean_model &= old.close_sent;
         }
-        self.model = Some((model, Link::new(weather, true)));
-        self.judge.on_connected();
+        *slot = Some((model, Link::new(weather, true)));
+        self.judge.on_connected(place(leg), self.connections);
         self.wake("connected to the model", |world| {
             world.session.handle_upstream(Ok(()), at(now));
         });
@@ -470,7 +427,7 @@ impl World {
                 did = true;
                 self.obey(intent);
             }
-            for leg in [Leg::Realtime, Leg::Carrier] {
+            for leg in LEGS {
                 while self.transmit(leg) {
                     did = true;
                 }
@@ -495,15 +452,7 @@ impl World {
         log!(self, "    {intent:?}");
         let now = self.now;
         match intent {
-            Intent::Dial => {
-                assert!(self.dial.is_none(), "a dial on top of a dial");
-                self.connections += 1;
-                let mut dice = Dice::new(self.dice.next());
-                let script = model::Script::draw(&mut dice, self.calm);
-                if !script.never_answers_dial {
-                    self.dial = Some((now + script.dial_takes, script));
-                }
-            }
+            Intent::Dial => self.dial(Leg::Realtime),
             Intent::Finish(leg) => {
                 let link = self.link(leg).expect("a leg that exists is finished");
                 assert!(link.open && !link.finishing, "{leg:?} is finished twice");
@@ -520,11 +469,21 @@ impl World {
         }
     }
 
+    fn dial(&mut self, leg: Leg) {
+        assert!(self.dial.is_none(), "a dial on top of a dial");
+        self.connections += 1;
+        let mut dice = Dice::new(self.dice.next());
+        let script = Script::draw(&mut dice, self.calm);
+        if !script.never_answers_dial {
+            self.dial = Some((self.now + script.dial_takes, leg, script));
+        }
+    }
+
     fn transmit(&mut self, leg: Leg) -> bool {
         let now = self.now;
         let link = match leg {
             Leg::Carrier => &mut self.carrier_link,
-            Leg::Realtime => match &mut self.model {
+            _ => match &mut self.models[place(leg)] {
                 Some((_, link)) => link,
                 None => return false,
             },
@@ -568,7 +527,10 @@ impl World {
             if self.log && !matches!(seen, Seen::Append) {
                 println!("                           to {leg:?}: {seen:?}");
             }
-            link.close_sent |= matches!(seen, Seen::Close(_));
+            if matches!(seen, Seen::Close(_)) {
+                link.close_sent = true;
+                self.judge.on_left(leg);
+            }
             link.seen.push_back((end, seen));
         }
         true
@@ -604,7 +566,7 @@ impl World {
             self.log,
             "carrier",
         );
-        if let Some((model, link)) = &mut self.model {
+        for (model, link) in self.models.iter_mut().flatten() {
             while let Some(arrival) = link.down.pop(now) {
                 match arrival {
                     Arrival::Bytes(bytes) => link.arrived += bytes.len() as u64,
@@ -634,36 +596,11 @@ impl World {
     }
 }
 
-/// Puts what a peer does on its way to the relay.
-fn give(
-    link: &mut Link,
-    out: &mut Vec<Outgoing>,
-    acts: impl Iterator<Item = Act>,
-    now: u64,
-    dice: &mut Dice,
-    log: bool,
-    who: &str,
-) {
-    for Outgoing { bytes, note, line } in out.drain(..) {
-        if log && !matches!(note, Note::Caller(_)) {
-            println!("                           {who} says {:.160}", line);
-        }
-        link.pushed += bytes.len() as u64;
-        link.notes.push_back((link.pushed, note));
-        link.up.push(&bytes, now, dice);
-    }
-    for act in acts {
-        if log {
-            println!("                           {who}: {act:?}");
-        }
-        match act {
-            Act::Eof => link.up.close(false, now),
-            Act::Reset => link.up.close(true, now),
-            Act::Vanish => {
-                link.up.black = true;
-                link.frozen = true;
-            }
-        }
+/// Where a connection to the model stands.
+fn place(leg: Leg) -> usize {
+    match leg {
+        Leg::Realtime => 0,
+        _ => 1,
     }
 }
 

@@ -160,6 +160,8 @@ const ARROWS: &[Arrow] = &[
         may: &[
             "base",
             "proto::carrier",
+            // Every head of a kept-alive connection passes the same strict parser as at the door.
+            "proto::http",
             "transport",
             "bus",
             "config",
