@@ -195,7 +195,11 @@ mod tests {
     const UPDATED: &[u8] = br#"{"type":"session.updated","session":{"input_audio_format":"g711_ulaw","output_audio_format":"g711_ulaw"}}"#;
     const DELTA: &[u8] = br#"{"type":"response.output_audio.delta","item_id":"i","delta":"AAAA"}"#;
 
-    /// A course that reaches a ready session, for the corpus.
+    const STARTED: &[u8] = br#"{"type":"input_audio_buffer.speech_started"}"#;
+    const REFUSED: &[u8] = br#"{"type":"error","error":{"message":"Audio content of 0ms is already shorter than 0ms"}}"#;
+    const DONE: &[u8] = br#"{"type":"response.done","response":{"id":"r","status":"cancelled"}}"#;
+
+    /// A course that reaches a ready session and an interruption, for the corpus.
     pub(super) fn good_course() -> Vec<u8> {
         let mut bytes = Vec::new();
         for (op, input) in [
@@ -206,6 +210,10 @@ mod tests {
             (3, UPDATED),
             (2, MEDIA),
             (3, DELTA),
+            (3, STARTED),
+            (3, DELTA),
+            (3, REFUSED),
+            (3, DONE),
             (4, b"\xff\xff"),
         ] {
             bytes.push(op);
