@@ -107,6 +107,8 @@ pub enum ToDesk {
         head: Vec<u8>,
         /// The peer.
         peer: Option<std::net::SocketAddr>,
+        /// Names the request in an error's body.
+        request_id: String,
         /// The answer's head to write. When it is a 101, the connection follows as `Admitted`.
         answer: tokio::sync::oneshot::Sender<AdmitAnswer>,
     },
@@ -135,10 +137,12 @@ pub enum AdmitAnswer {
         /// For `ToDesk::Admitted`.
         ticket: u64,
     },
-    /// Answer with this status and body, and close.
+    /// Answer with this status, these header lines and this body, and close.
     Refuse {
         /// HTTP status.
         status: u16,
+        /// What the status calls for.
+        headers: Vec<(&'static str, String)>,
         /// JSON.
         body: String,
     },

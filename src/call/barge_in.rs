@@ -213,6 +213,8 @@ impl Call {
         self.hold.resume();
         if whole {
             self.stats.resumes += 1;
+            // The end of an item may have come meanwhile.
+            self.end_item(now, out);
         } else {
             // It does not fit a second time: then the interruption stands.
             let (_, _, queued) = self.playback.offsets();
@@ -263,7 +265,9 @@ impl Call {
     ) {
         self.stats.drop(why);
         self.stats.outbound_bytes_dropped += bytes;
-        let Some(item_id) = item_id.filter(|id| !self.playback.is_closed(id.as_str())) else {
+        let Some(item_id) =
+            item_id.filter(|id| !self.playback.is_closed(id.as_str(), content_index))
+        else {
             return;
         };
         if self

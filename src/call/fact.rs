@@ -2,6 +2,7 @@
 
 use super::marks::MarkName;
 use crate::base::id::{CallId, CallSid, ItemId, ResponseId, StreamSid};
+use crate::base::route::StreamMode;
 use crate::base::time::Now;
 
 /// One of a call's two connections.
@@ -134,6 +135,11 @@ pub enum Speaker {
 /// a fact may allocate.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Fact {
+    /// The stream is with its worker. Comes from the shell, before anything of the call itself.
+    Admitted {
+        /// What the stream's path does with its call.
+        mode: StreamMode,
+    },
     /// The carrier's `start`.
     Started {
         /// The media stream.

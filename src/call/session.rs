@@ -40,6 +40,7 @@ use super::{Call, LegEnd};
 use crate::base::id::{CallId, CallSid};
 use crate::base::limit;
 use crate::base::rng::Rng;
+use crate::base::route::StreamMode;
 use crate::base::time::{Mono, Now};
 use crate::proto::carrier::twilio;
 use crate::proto::realtime::server_event;
@@ -64,6 +65,8 @@ pub struct Setup {
     pub policy: Arc<Policy>,
     /// The call that `start` must name, when the stream came with a ticket.
     pub expected_call_sid: Option<CallSid>,
+    /// What the stream's path does with its call; for the shell's records, the call is led the same.
+    pub mode: StreamMode,
     /// Seeds mask keys and event ids.
     pub seed: [u8; 32],
 }

@@ -172,14 +172,17 @@ impl Daemon {
     /// Ends every call in order and stops all threads.
     pub fn stop(self) {
         self.drain();
-        for worker in &self.workers {
-            // An order that finds no room is given again below.
-            let _ = worker.send(ToWorker::All {
-                command: Command::HangUp(EndReason::Drained),
-            });
-        }
+        let mut untold: Vec<&WorkerSender> = self.workers.iter().collect();
         let deadline = Instant::now() + GOODBYE;
-        while self.live_calls() > 0 && Instant::now() < deadline {
+        loop {
+            // An order that finds no room is given again in the next turn.
+            untold.retain(|worker| {
+                let command = Command::HangUp(EndReason::Drained);
+                worker.send(ToWorker::All { command }).is_err()
+            });
+            if self.live_calls() == 0 && untold.is_empty() || Instant::now() >= deadline {
+                break;
+            }
             std::thread::sleep(Duration::from_millis(20));
         }
         for worker in &self.workers {

@@ -31,7 +31,8 @@ pub struct Probes {
 const KERNEL_MIN: (u32, u32) = (6, 1);
 /// From here on a ring wait can gather for a while (`min_wait_usec`).
 const KERNEL_MIN_WAIT: (u32, u32) = (6, 12);
-/// Descriptors beside those of calls: listeners, rings, files, control's connections.
+/// Descriptors beside those of calls and of counted connections: listeners, rings, files, the admin listener's connections,
+/// refusals being said, and for a moment the second descriptor of what changes hands.
 const DESCRIPTORS_SLACK: u64 = 512;
 /// Locked memory below which rings and their buffers may be refused, bytes.
 const LOCKED_BYTES_MIN: u64 = 1024 * 1024;
@@ -48,8 +49,9 @@ pub fn machine(config: &Config, probes: &Probes, now_unix_ms: u64) -> Vec<Findin
     let limit = |resource| getrlimit(resource).maximum.unwrap_or(u64::MAX);
     findings.push(descriptors(
         limit(Resource::Nofile),
-        config.relay.calls_max as u64,
-        config.listen.connections_max as u64,
+        config.relay.calls_max as u64 * sockets_per_call(config),
+        // The bound of the world does not hold this machine's own, which have the bound of one address.
+        (config.listen.connections_max + config.listen.connections_per_address) as u64,
     ));
     findings.push(locked_memory(limit(Resource::Memlock)));
     findings.push(directory("store.dir", &config.store.dir));
@@ -171,26 +173,32 @@ fn ring(disabled: &str, probe: fn() -> Result<String, String>) -> Finding {
         .map_err(|why| Problem::error("io_uring", why, ""))
 }
 
-fn descriptors(hard: u64, calls_max: u64, connections_max: u64) -> Finding {
-    let needed = 2 * calls_max + DESCRIPTORS_SLACK;
+/// The carrier's leg and the model's; the simulated model has its own end of that in the same process.
+fn sockets_per_call(config: &Config) -> u64 {
+    if config.realtime.simulated { 3 } else { 2 }
+}
+
+/// `sockets` of calls, and `connections` that are no calls (yet), with the desk or with control.
+fn descriptors(hard: u64, sockets: u64, connections: u64) -> Finding {
+    let needed = sockets + DESCRIPTORS_SLACK;
     if hard < needed {
         return Err(Problem::error(
             "descriptors",
-            format!("the limit is {hard}, and {calls_max} calls need {needed}"),
+            format!("the limit is {hard}, and relay.calls_max needs {needed}"),
             "Raise it (LimitNOFILE= in the unit, ulimit -Hn) or lower relay.calls_max.",
         ));
     }
-    if hard < needed + connections_max {
+    if hard < needed + connections {
         return Err(Problem::warning(
             "descriptors",
             format!(
-                "the limit is {hard}: with {calls_max} calls there is no room for {connections_max} more connections"
+                "the limit is {hard}: calls may take {needed}, which leaves no room for {connections} more connections"
             ),
-            "Raise it (LimitNOFILE= in the unit) or lower listen.connections_max.",
+            "Raise it (LimitNOFILE= in the unit) or lower listen.connections_max or listen.connections_per_address.",
         ));
     }
     Ok(format!(
-        "descriptors: {} allowed, {needed} needed for {calls_max} calls",
+        "descriptors: {} allowed, {needed} needed for calls",
         amount(hard)
     ))
 }
@@ -303,15 +311,15 @@ mod tests {
     #[test]
     fn descriptors_must_do_for_the_calls_and_should_for_the_rest() {
         assert_eq!(
-            severity(&descriptors(2_511, 1_000, 100)),
+            severity(&descriptors(2_511, 2_000, 100)),
             Some(Severity::Error)
         );
         assert_eq!(
-            severity(&descriptors(2_512, 1_000, 100)),
+            severity(&descriptors(2_512, 2_000, 100)),
             Some(Severity::Warning)
         );
-        assert_eq!(severity(&descriptors(2_612, 1_000, 100)), None);
-        assert_eq!(severity(&descriptors(u64::MAX, 100_000, 65_536)), None);
+        assert_eq!(severity(&descriptors(2_612, 2_000, 100)), None);
+        assert_eq!(severity(&descriptors(u64::MAX, 200_000, 65_536)), None);
     }
 
     #[test]

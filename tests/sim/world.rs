@@ -116,6 +116,7 @@ impl World {
             settings: Arc::new(settings),
             policy: Arc::new(policy),
             expected_call_sid: None,
+            mode: voxrelay::base::route::StreamMode::Full,
             seed: key,
         };
         let judge = Judge::new(

@@ -32,6 +32,17 @@ const FACTS: &[&str] = &[
     "call::DROP_REASONS",
 ];
 
+/// What the data plane may name; its two halves never name each other.
+const DATA_PLANE: &[&str] = &[
+    "base",
+    "proto",
+    "call",
+    "transport",
+    "bus",
+    "config",
+    "telemetry",
+];
+
 /// The longest matching row decides.
 const ARROWS: &[Arrow] = &[
     Arrow {
@@ -108,39 +119,15 @@ const ARROWS: &[Arrow] = &[
     },
     Arrow {
         module: "relay",
-        may: &[
-            "base",
-            "proto",
-            "call",
-            "transport",
-            "bus",
-            "config",
-            "telemetry",
-        ],
+        may: DATA_PLANE,
     },
     Arrow {
         module: "relay::worker",
-        may: &[
-            "base",
-            "proto",
-            "call",
-            "transport",
-            "bus",
-            "config",
-            "telemetry",
-        ],
+        may: DATA_PLANE,
     },
     Arrow {
         module: "relay::desk",
-        may: &[
-            "base",
-            "proto",
-            "call",
-            "transport",
-            "bus",
-            "config",
-            "telemetry",
-        ],
+        may: DATA_PLANE,
     },
     Arrow {
         module: "outcall",
@@ -173,6 +160,8 @@ const ARROWS: &[Arrow] = &[
         may: &[
             "base",
             "proto::carrier",
+            // Every head of a kept-alive connection passes the same strict parser as at the door.
+            "proto::http",
             "transport",
             "bus",
             "config",

@@ -254,6 +254,22 @@ fn two_parts_of_one_item_are_two_things() {
 }
 
 #[test]
+fn a_part_that_is_over_does_not_close_the_next() {
+    let mut ledger = Ledger::new();
+    ledger.say("a", 100, 0);
+    ledger.0.on_item_done(Some("a"), 0);
+    ledger.0.advance(ms(100));
+    assert!(ledger.0.take_settled().is_some());
+    assert_eq!(ledger.0.standing(Some("a"), 0), Standing::Closed);
+    assert_eq!(ledger.0.standing(Some("a"), 1), Standing::Another);
+    ledger.say("b", 100, 200);
+    ledger.cut(250);
+    for part in 0..3 {
+        assert_eq!(ledger.0.standing(Some("b"), part), Standing::Closed);
+    }
+}
+
+#[test]
 fn an_item_is_settled_once_it_is_complete_and_heard() {
     let mut ledger = Ledger::new();
     ledger.say("a", 100, 0);
@@ -318,8 +334,10 @@ fn text_is_cut_where_the_audio_was_and_between_words() {
     for (heard, expected) in [
         (0, ""),
         (1, ""),
-        (100, "Good"),
-        (200, "Good morning,"),
+        (100, ""),
+        (110, "Good"),
+        (200, "Good"),
+        (340, "Good morning,"),
         (500, "Good morning, how"),
         (999, "Good morning, how can I help you"),
         (1_000, text),

@@ -45,6 +45,7 @@ pub fn play(bytes: &[u8]) {
         call_id: CallId::default(),
         settings: Arc::new(Settings::default()),
         expected_call_sid: None,
+        mode: crate::base::route::StreamMode::Full,
         policy: Arc::default(),
         seed: [0; 32],
     };

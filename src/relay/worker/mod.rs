@@ -31,7 +31,7 @@ use crate::bus::command::{DeskSender, ToDesk, ToWorker, WorkerInbox};
 use crate::bus::report::ReportSender;
 use crate::bus::tool::ToolSender;
 use crate::call::session::{Closed, Session};
-use crate::call::{Leg, Stats};
+use crate::call::{Fact, Leg, Stats};
 use crate::telemetry::meter::{WorkerMeter, WorkerStats};
 use crate::transport::clock::SystemClock;
 use deadline::Deadlines;
@@ -377,10 +377,13 @@ impl Worker {
         let now = self.shared.now;
         match order {
             ToWorker::Adopt { setup, carrier } => {
-                let call_id = setup.call_id;
+                let (call_id, mode) = (setup.call_id, setup.mode);
                 let life = self
                     .table
                     .insert(call_id, Driver::Call(Box::new(Session::new(*setup, now))));
+                let admitted = Fact::Admitted { mode };
+                let reported_end = &mut life.reported_end;
+                self.shared.send_report(call_id, admitted, reported_end);
                 self.shared.install(life, Leg::Carrier, *carrier);
                 Self::touch(&mut self.touched, life);
             }

@@ -319,6 +319,7 @@ fn a_call_that_ends_while_its_dial_is_out_takes_the_dial_back() {
         settings: Default::default(),
         policy: Default::default(),
         expected_call_sid: None,
+        mode: crate::base::route::StreamMode::Full,
         seed: [1; 32],
     });
     let carrier_leg = established(theirs);

@@ -11,12 +11,12 @@ use crate::proto::ws::Role;
 use crate::proto::ws::writer::Kind;
 use std::sync::Arc;
 
-const STARTED: &str =
+pub(super) const STARTED: &str =
     r#"{"type":"input_audio_buffer.speech_started","audio_start_ms":0,"item_id":"item_u"}"#;
-const STOPPED: &str =
+pub(super) const STOPPED: &str =
     r#"{"type":"input_audio_buffer.speech_stopped","audio_end_ms":9,"item_id":"item_u"}"#;
 
-fn clear() -> String {
+pub(super) fn clear() -> String {
     format!(r#"{{"event":"clear","streamSid":"{SID}"}}"#)
 }
 
@@ -24,25 +24,25 @@ fn mark_in(name: &str) -> String {
     format!(r#"{{"event":"mark","streamSid":"{SID}","mark":{{"name":"{name}"}}}}"#)
 }
 
-fn audio(ms: usize) -> String {
+pub(super) fn audio(ms: usize) -> String {
     encode(&vec![0x33; ms * 8])
 }
 
-fn created(id: &str) -> String {
+pub(super) fn created(id: &str) -> String {
     format!(r#"{{"type":"response.created","response":{{"id":"{id}","status":"in_progress"}}}}"#)
 }
 
-fn done(id: &str, status: &str) -> String {
+pub(super) fn done(id: &str, status: &str) -> String {
     format!(r#"{{"type":"response.done","response":{{"id":"{id}","status":"{status}"}}}}"#)
 }
 
-fn audio_done(item: &str) -> String {
+pub(super) fn audio_done(item: &str) -> String {
     format!(
         r#"{{"type":"response.output_audio.done","response_id":"resp_1","item_id":"{item}","output_index":0,"content_index":0}}"#
     )
 }
 
-fn with(policy: impl FnOnce(&mut Policy), settings: impl FnOnce(&mut Settings)) -> Pair {
+pub(super) fn with(policy: impl FnOnce(&mut Policy), settings: impl FnOnce(&mut Settings)) -> Pair {
     let (mut p, mut s) = (Policy::default(), Settings::default());
     policy(&mut p);
     settings(&mut s);
@@ -54,7 +54,7 @@ fn with(policy: impl FnOnce(&mut Policy), settings: impl FnOnce(&mut Settings)) 
 }
 
 /// What the model was told, but for audio: type, item, milliseconds.
-fn told(pair: &Pair) -> Vec<String> {
+pub(super) fn told(pair: &Pair) -> Vec<String> {
     pair.model
         .texts()
         .into_iter()
@@ -72,7 +72,7 @@ fn told(pair: &Pair) -> Vec<String> {
         .collect()
 }
 
-fn cleared(pair: &Pair) -> usize {
+pub(super) fn cleared(pair: &Pair) -> usize {
     let clear = clear();
     pair.carrier.texts().iter().filter(|t| **t == clear).count()
 }
@@ -85,12 +85,6 @@ fn media_after_clear(pair: &Pair) -> usize {
         .rposition(|text| *text == clear)
         .expect("a clear");
     texts[at..].iter().filter(|t| t.contains("media")).count()
-}
-
-fn refused(message: &str, code: &str) -> String {
-    format!(
-        r#"{{"type":"error","error":{{"type":"invalid_request_error","code":"{code}","message":"{message}","param":null,"event_id":null}}}}"#
-    )
 }
 
 #[test]
@@ -428,7 +422,7 @@ fn a_short_noise_is_taken_back_and_the_audio_goes_on_where_it_was_heard() {
     assert!(payloads(&pair).is_empty());
     pair.pass(200);
     pair.model(STOPPED);
-    assert_eq!(payloads(&pair), &all[2_400..]);
+    assert!(payloads(&pair) == all[2_400..]);
     let stats = pair.session.stats();
     assert_eq!((stats.pauses, stats.resumes, stats.barge_ins), (1, 1, 0));
     // It is heard to its end, with marks of the new generation, and nobody is told anything.
@@ -478,17 +472,16 @@ fn audio_that_comes_during_the_pause_follows_what_was_taken_back() {
     pair.model(&delta("item_1", &encode(&[2; 800])));
     pair.model(&delta("item_2", &encode(&[3; 80])));
     pair.model(STOPPED);
-    assert_eq!(
-        payloads(&pair),
-        [vec![1; 1_600], vec![2; 800], vec![3; 80]].concat()
-    );
+    // 800 bytes were heard; base64 is cut between its groups of three.
+    let expected = [vec![1; 1_602], vec![2; 800], vec![3; 80]].concat();
+    assert!(payloads(&pair) == expected);
     pair.pass(50);
     pair.model(STARTED);
     pair.pass(400);
     assert_eq!(
         told(&pair),
         [
-            "conversation.item.truncate item_1 150",
+            "conversation.item.truncate item_1 149",
             "conversation.item.truncate item_2 0"
         ]
     );
@@ -502,194 +495,6 @@ fn a_call_that_ends_in_a_pause_accounts_for_every_byte() {
     pair.model(&delta("item_1", &audio(500)));
     pair.hang_up(crate::call::EndReason::HungUpByOperator);
     pair.wind_up();
-}
-
-#[test]
-fn a_refused_truncation_is_tried_once_more_and_then_the_item_is_deleted() {
-    let mut pair = Pair::ready();
-    pair.model(&delta("item_1", &audio(1_000)));
-    pair.pass(900);
-    pair.model(STARTED);
-    pair.model(&refused(
-        "Audio content of 850ms is already shorter than 900ms",
-        "invalid_value",
-    ));
-    pair.model(&refused(
-        "Audio content of 800ms is already shorter than 850ms",
-        "invalid_value",
-    ));
-    pair.model(&refused(
-        "Audio content of 1ms is already shorter than 2ms",
-        "invalid_value",
-    ));
-    assert_eq!(
-        told(&pair),
-        [
-            "conversation.item.truncate item_1 900",
-            "conversation.item.truncate item_1 850",
-            "conversation.item.delete item_1"
-        ]
-    );
-    assert_eq!(pair.session.stats().truncates_refused, 2);
-    assert_eq!(pair.reason(), None);
-}
-
-#[test]
-fn a_truncation_that_is_never_answered_holds_nothing_up() {
-    let mut pair = Pair::ready();
-    for n in 0..50 {
-        pair.model(&created(&format!("resp_{n}")));
-        pair.model(
-            &delta(&format!("item_{n}"), &audio(100)).replace("resp_1", &format!("resp_{n}")),
-        );
-        pair.model(STARTED);
-        pair.model(STOPPED);
-        pair.model(&done(&format!("resp_{n}"), "cancelled"));
-    }
-    assert_eq!((cleared(&pair), told(&pair).len()), (50, 50));
-}
-
-#[test]
-fn errors_with_null_ids_and_unknown_items_change_nothing() {
-    let mut pair = Pair::ready();
-    pair.model(r#"{"type":"error","error":{"type":null,"code":null,"message":null,"param":null,"event_id":null}}"#);
-    pair.model(r#"{"type":"error"}"#);
-    pair.model(&refused("no such item", "item_truncate_invalid_item_id"));
-    pair.model(r#"{"type":"conversation.item.truncated","item_id":"nobody","content_index":0,"audio_end_ms":5}"#);
-    pair.model(r#"{"type":"response.output_audio.done","item_id":"nobody"}"#);
-    pair.model(&delta("item_1", &audio(100)));
-    assert_eq!(pair.session.stats().outbound_frames_sent, 1);
-    assert_eq!((told(&pair), pair.reason()), (vec![], None));
-}
-
-#[test]
-fn audio_for_a_finished_item_is_dropped_and_for_an_unknown_one_played() {
-    let mut pair = Pair::ready();
-    pair.model(&delta("item_1", &audio(100)));
-    pair.model(&audio_done("item_1"));
-    pair.model(&delta("item_1", &audio(100)));
-    assert_eq!(pair.dropped(Drop::LateDelta), 1);
-    pair.model(&delta("never_announced", &audio(100)));
-    assert_eq!(pair.session.stats().outbound_frames_sent, 2);
-    // The model has 200 ms of it and the caller heard 100.
-    pair.pass(300);
-    pair.speak();
-    assert_eq!(told(&pair), ["conversation.item.truncate item_1 100"]);
-}
-
-#[test]
-fn a_response_done_twice_is_reported_once_and_counted() {
-    let mut pair = Pair::ready();
-    pair.model(&created("resp_1"));
-    for _ in 0..3 {
-        pair.model(&done("resp_1", "completed"));
-    }
-    let is_done = |f: &&Fact| matches!(f, Fact::ResponseDone { .. });
-    assert_eq!(pair.facts.iter().filter(is_done).count(), 1);
-    assert_eq!(pair.session.stats().responses_repeated, 2);
-}
-
-#[test]
-fn what_was_heard_of_an_item_is_reported_with_its_text() {
-    let mut pair = Pair::ready();
-    let text = |text: &str| {
-        format!(
-            r#"{{"type":"response.output_audio_transcript.delta","item_id":"item_1","delta":"{text}"}}"#
-        )
-    };
-    pair.model(&created("resp_1"));
-    pair.model(&text("We are open "));
-    pair.model(&delta("item_1", &audio(1_000)));
-    pair.model(&text("until six today."));
-    pair.pass(500);
-    pair.model(STARTED);
-    let heard = pair.facts.iter().find_map(|fact| match fact {
-        Fact::Heard {
-            heard_ms,
-            total_ms,
-            text,
-            ..
-        } => Some((*heard_ms, *total_ms, text.as_str())),
-        _ => None,
-    });
-    assert_eq!(heard, Some((500, 1_000, "We are open")));
-}
-
-#[test]
-fn a_call_that_ends_in_mid_sentence_reports_what_was_heard_of_it() {
-    let mut pair = Pair::ready();
-    pair.model(&delta("item_1", &audio(1_000)));
-    pair.pass(400);
-    pair.speak();
-    pair.carrier(&format!(r#"{{"event":"stop","streamSid":"{SID}"}}"#));
-    assert!(pair.facts.iter().any(|fact| matches!(
-        fact,
-        Fact::Heard {
-            heard_ms: 400,
-            total_ms: 1_000,
-            ..
-        }
-    )));
-    assert!(matches!(pair.facts.last(), Some(Fact::Ended { .. })));
-}
-
-#[test]
-fn past_the_unplayed_bound_the_response_is_cancelled_and_what_was_sent_is_played() {
-    let mut pair = with(|p| p.unplayed_ms_max = 2_000, |_| {});
-    pair.model(&created("resp_1"));
-    for _ in 0..10 {
-        pair.model(&delta("item_1", &audio(500)));
-    }
-    assert_eq!(told(&pair), ["response.cancel resp_1"]);
-    assert_eq!(pair.session.stats().outbound_frames_sent, 4);
-    assert_eq!(pair.dropped(Drop::Unplayed), 6);
-    assert_eq!(pair.session.stats().unplayed_ms_peak, 2_000);
-    pair.model(&done("resp_1", "cancelled"));
-    pair.pass(1_999);
-    pair.speak();
-    assert_eq!(told(&pair).len(), 1);
-    pair.pass(1);
-    pair.speak();
-    assert_eq!(told(&pair)[1..], ["conversation.item.truncate item_1 2000"]);
-    // The call goes on.
-    pair.model(&created("resp_2"));
-    pair.model(&delta("item_2", &audio(500)).replace("resp_1", "resp_2"));
-    assert_eq!(pair.session.stats().outbound_frames_sent, 5);
-}
-
-#[test]
-fn an_interruption_after_that_truncates_where_it_was_heard_and_once() {
-    let mut pair = with(|p| p.unplayed_ms_max = 2_000, |_| {});
-    pair.model(&created("resp_1"));
-    for _ in 0..10 {
-        pair.model(&delta("item_1", &audio(500)));
-    }
-    pair.pass(700);
-    pair.model(STARTED);
-    pair.pass(5_000);
-    pair.speak();
-    assert_eq!(told(&pair)[1..], ["conversation.item.truncate item_1 700"]);
-}
-
-#[test]
-fn a_carrier_that_takes_nothing_is_answered_the_same_way() {
-    let mut pair = with(|p| p.unplayed_ms_max = 600_000, |_| {});
-    pair.carrier.takes = false;
-    pair.model(&created("resp_1"));
-    let big = audio(20_000);
-    for _ in 0..25 {
-        pair.model(&delta("item_1", &big));
-    }
-    assert_eq!(told(&pair), ["response.cancel resp_1"]);
-    assert_eq!(
-        pair.dropped(Drop::OutboxFull),
-        25 - pair.session.stats().outbound_frames_sent
-    );
-    // The model is still read.
-    pair.model(STARTED);
-    pair.carrier.takes = true;
-    pair.pump();
-    assert_eq!(pair.carrier.texts().last(), Some(&clear().as_str()));
 }
 
 #[test]
@@ -713,6 +518,6 @@ fn what_the_caller_hears_after_the_clear_is_only_what_came_after_it() {
         pair.feed(Leg::Realtime, &bytes[..split]);
         pair.feed(Leg::Realtime, &bytes[split..]);
         assert_eq!(told(&pair), ["conversation.item.truncate item_1 250"]);
-        assert_eq!(payloads(&pair), vec![0x33; 320]);
+        assert!(payloads(&pair) == vec![0x33; 320]);
     }
 }

@@ -100,6 +100,7 @@ pub(super) fn setup() -> Setup {
         }),
         policy: Arc::default(),
         expected_call_sid: None,
+        mode: crate::base::route::StreamMode::Full,
         seed: [7; 32],
     }
 }

@@ -4,6 +4,7 @@ mod audio;
 mod barge_in;
 mod ends;
 mod harness;
+mod heard;
 mod hostile;
 mod model;
 mod start;
