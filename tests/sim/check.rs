@@ -95,6 +95,7 @@ struct Connection {
     /// From 1, over the whole call.
     number: u32,
     updated: bool,
+    next_frame: usize,
     appends: Appends,
     active: Option<(String, u64)>,
     creates: Vec<u64>,
@@ -115,10 +116,12 @@ pub struct Judge {
     barge_in: bool,
     seq: u64,
     known_before_step: u64,
-    known_at_speech: Option<u64>,
+    /// What was known at each `speech_started` since the carrier last was free: what their clears are about.
+    known_at_speech: VecDeque<u64>,
     delivered_caller: usize,
     delivered_caller_bytes: u64,
-    next_frame: usize,
+    /// Frames that the model was given, on whatever connection.
+    given: BTreeSet<usize>,
     connections: u32,
     pub caller_bytes: u64,
     pub silence_bytes: u64,
@@ -214,7 +217,7 @@ impl Judge {
             }
             Note::Updated => connection.updated = true,
             Note::SpeechStarted => {
-                self.known_at_speech = Some(self.seq);
+                self.known_at_speech.push_back(self.seq);
                 // 200 ms wait at the carrier itself: whatever is on its way, something is unheard.
                 if self.barge_in && self.calm && connection.updated && carrier_waits > 1_600 {
                     self.expect_clear = Some(self.step);
@@ -388,14 +391,15 @@ impl Judge {
                 .expect("a frame begins with its number");
             let n = head.iter().fold(0, |n, &b| n << 7 | usize::from(b));
             assert!(
-                n >= self.next_frame && n < self.delivered_caller,
+                n >= here.next_frame && n < self.delivered_caller,
                 "the caller's frame {n} where {} or later was due (of {})",
-                self.next_frame,
+                here.next_frame,
                 self.delivered_caller
             );
+            assert!(self.given.insert(n), "frame {n} is given a second time");
             let stamp = self.frames[n].stamp_ms;
             if self.even_stamps && self.connections == 1 && stats.inbound_bytes_dropped == 0 {
-                assert_eq!(n, self.next_frame, "a frame is missing and not counted");
+                assert_eq!(n, here.next_frame, "a frame is missing and not counted");
                 let position = here.appends.position;
                 let (first, origin) = *here.appends.origin.get_or_insert((stamp, position));
                 let due = (stamp - first) * 8;
@@ -405,7 +409,7 @@ impl Judge {
                     "frame {n} stands at {is} bytes of the model's time, where {due} is its place"
                 );
             }
-            self.next_frame = n + 1;
+            here.next_frame = n + 1;
             here.appends.inside = Some((n, 0));
         }
     }
@@ -475,7 +479,14 @@ impl Judge {
             Some("clear") => {
                 only(["event", "event"], "clear");
                 self.clears += 1;
-                let known = self.known_at_speech.unwrap_or(self.known_before_step);
+                // A clear that had to wait may have been written for any of them, and was not for a later one.
+                let known = match late {
+                    true => self.known_at_speech.pop_front().unwrap_or(0),
+                    false => *self
+                        .known_at_speech
+                        .back()
+                        .unwrap_or(&self.known_before_step),
+                };
                 for item in &mut self.items {
                     if item.known.is_some_and(|at| at <= known) {
                         item.dead.get_or_insert(self.clears);
@@ -540,6 +551,9 @@ impl Judge {
 
     /// A wake-up is over: all that it had to say and could say was said.
     pub fn end_step(&mut self, carrier_blocked: bool) {
+        if !carrier_blocked {
+            self.known_at_speech.clear();
+        }
         if self.clear_step == self.step
             && let Some((id, since)) = self.active_at_clear.take()
             && self.calm
