@@ -46,6 +46,8 @@ pub enum Planted {
     CreateTooEarly,
     /// A response is asked for twice.
     CreateTwice,
+    /// What was cleared for nothing goes on 100 ms behind what was heard.
+    ResumedLate,
 }
 
 impl Planted {
@@ -71,6 +73,7 @@ impl Planted {
         Planted::ClockTooFast,
         Planted::CreateTooEarly,
         Planted::CreateTwice,
+        Planted::ResumedLate,
     ];
 }
 

@@ -104,6 +104,7 @@ struct Tally {
     steps: u64,
     clears: u64,
     truncates: u64,
+    resumes: u64,
     reasons: BTreeMap<&'static str, u64>,
     failures: Vec<(u64, String)>,
 }
@@ -129,6 +130,7 @@ fn sweep(from: u64, seeds: u64) -> Tally {
                             tally.simulated_us += course.took;
                             tally.steps += course.steps;
                             tally.clears += u64::from(course.clears);
+                            tally.resumes += u64::from(course.resumes);
                             tally.truncates += u64::from(course.truncates);
                             *tally.reasons.entry(course.reason.label()).or_default() += 1;
                         }
@@ -154,7 +156,7 @@ fn every_seed_keeps_every_promise() {
     let (begun, cpu) = (Instant::now(), cpu_seconds());
     let tally = sweep(variable("VOXRELAY_SIM_FROM").unwrap_or(0), seeds);
     say(&format!(
-        "{} calls, {} s of calls in {:.1} s ({:.1} s of CPU), {} steps, {} clears, {} truncations: {:?}",
+        "{} calls, {} s of calls in {:.1} s ({:.1} s of CPU), {} steps, {} clears, {} truncations, {} resumed: {:?}",
         tally.courses,
         tally.simulated_us / 1_000_000,
         begun.elapsed().as_secs_f64(),
@@ -162,6 +164,7 @@ fn every_seed_keeps_every_promise() {
         tally.steps,
         tally.clears,
         tally.truncates,
+        tally.resumes,
         tally.reasons
     ));
     let shown: Vec<&str> = tally

@@ -26,6 +26,9 @@ enum Step {
         response: u64,
         status: &'static str,
     },
+    Tool {
+        response: u64,
+    },
     Ping,
     Leave(Leaves),
 }
@@ -34,7 +37,6 @@ struct Active {
     number: u64,
     /// Cancelled: so many deltas still slip out.
     late: Option<u64>,
-    calls_tool: bool,
 }
 
 pub struct Model {
@@ -178,6 +180,12 @@ impl Model {
                     self.done(status, out);
                 }
             }
+            Step::Tool { response } => {
+                let speaks = |a: &Active| a.number == response && a.late.is_none();
+                if self.active.as_ref().is_some_and(speaks) {
+                    self.call_tool(response, out);
+                }
+            }
             Step::Ping => {
                 let payload = self.dice.next().to_ne_bytes();
                 out.push(Outgoing {
@@ -272,12 +280,7 @@ impl Model {
         let number = self.responses;
         let id = self.response_id(number);
         let audio = !self.dice.percent(8);
-        let calls_tool = self.dice.percent(8);
-        self.active = Some(Active {
-            number,
-            late: None,
-            calls_tool,
-        });
+        self.active = Some(Active { number, late: None });
         let event = json!({"type": "response.created", "event_id": "event_r", "response": {
             "id": id, "object": "realtime.response", "status": "in_progress",
             "status_details": null, "output": [], "conversation_id": "conv_1",
@@ -326,6 +329,10 @@ impl Model {
                     item,
                 },
             );
+        }
+        if self.dice.percent(12) {
+            let at = self.dice.between(now, at);
+            self.plan(at, Step::Tool { response: number });
         }
         let status = match self.dice.between(0, 19) {
             0 => "failed",
@@ -424,13 +431,6 @@ impl Model {
             ("incomplete", _) => json!({"type": "incomplete", "reason": "max_output_tokens"}),
             _ => Value::Null,
         };
-        if active.calls_tool && status == "completed" {
-            let event = json!({"type": "response.output_item.done", "event_id": "event_f",
-                "response_id": id, "output_index": 1, "item": {"id": format!("item_f{id}"),
-                "type": "function_call", "object": "realtime.item", "status": "completed",
-                "name": "unheard_of", "call_id": format!("call_{id}"), "arguments": "{\"a\":1}"}});
-            self.send(out, &event, Note::Other);
-        }
         let event = json!({"type": "response.done", "event_id": "event_g", "response": {
             "id": id, "object": "realtime.response", "status": status,
             "status_details": details, "output": [], "usage": null, "metadata": null}});
@@ -438,6 +438,16 @@ impl Model {
         if self.dice.percent(self.script.odd / 4) {
             self.send(out, &event, Note::Other); // twice
         }
+    }
+
+    /// A tool that nobody defined, in the middle of an answer.
+    fn call_tool(&self, response: u64, out: &mut Vec<Outgoing>) {
+        let id = self.response_id(response);
+        let event = json!({"type": "response.output_item.done", "event_id": "event_f",
+                "response_id": id, "output_index": 1, "item": {"id": format!("item_f{id}"),
+                "type": "function_call", "object": "realtime.item", "status": "completed",
+                "name": "unheard_of", "call_id": format!("call_{id}"), "arguments": "{\"a\":1}"}});
+        self.send(out, &event, Note::Other);
     }
 
     fn stray_delta(&self, judge: &mut Judge, out: &mut Vec<Outgoing>) {

@@ -39,6 +39,7 @@ pub struct Course {
     pub digest: u64,
     pub clears: u32,
     pub truncates: u32,
+    pub resumes: u32,
 }
 
 pub struct World {
@@ -88,6 +89,7 @@ impl World {
         };
         let barge_in = dice.percent(85);
         let interrupts = dice.percent(75);
+        let confirm_ms = if dice.percent(12) { 400 } else { 0 };
         let guard_ms = if dice.percent(10) { 1_500 } else { 0 };
         let settings = Settings {
             instructions: "Be brief.".to_owned(),
@@ -102,7 +104,7 @@ impl World {
             barge_in: BargeIn {
                 enabled: barge_in,
                 guard_ms,
-                ..BargeIn::default()
+                confirm_ms,
             },
             on_model_unavailable: OnModelUnavailable::HangUp,
             ..Policy::default()
@@ -119,12 +121,13 @@ impl World {
             mode: voxrelay::base::route::StreamMode::Full,
             seed: key,
         };
-        let judge = Judge::new(
+        let mut judge = Judge::new(
             calm,
             script.even_stamps,
-            barge_in && guard_ms == 0,
+            barge_in && guard_ms == 0 && confirm_ms == 0,
             interrupts,
         );
+        judge.reversible = confirm_ms > 0;
         if log {
             println!("calm {calm}, barge-in {barge_in}, {script:?}");
             println!("carrier link {weather:?}");
@@ -230,6 +233,7 @@ impl World {
             digest: self.digest,
             clears: self.judge.clears,
             truncates: self.judge.truncates,
+            resumes: self.judge.resumes,
         }
     }
 
