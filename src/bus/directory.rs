@@ -1,6 +1,7 @@
 //! What the desk must know to admit a stream: an immutable snapshot that control publishes and swaps.
 
 use crate::base::id::{CallId, CallSid};
+use crate::call::policy::Policy;
 use crate::proto::realtime::settings::Settings;
 use arc_swap::ArcSwap;
 use std::collections::HashMap;
@@ -20,6 +21,8 @@ pub struct Expected {
 pub struct Directory {
     /// The default agent's settings.
     pub settings: Arc<Settings>,
+    /// How the default agent leads its calls.
+    pub policy: Arc<Policy>,
     /// Calls announced by webhooks, by our id.
     pub expected: HashMap<CallId, Expected>,
     /// Signs and checks stream tickets; 32 bytes, made at start.

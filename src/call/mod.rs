@@ -27,6 +27,7 @@ mod inbound;
 pub mod marks;
 mod outbound;
 pub mod outbox;
+pub mod policy;
 pub mod session;
 pub mod state;
 pub mod timer;
@@ -42,6 +43,7 @@ use early::EarlyAudio;
 use gap::StreamClock;
 use marks::Marks;
 use outbox::Class;
+use policy::Policy;
 use state::Phase;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -105,6 +107,7 @@ pub enum Order {
 pub struct Call {
     phase: Phase,
     settings: Arc<Settings>,
+    policy: Arc<Policy>,
     expected_call_sid: Option<CallSid>,
     stream_sid: Option<StreamSid>,
     /// The bytes around messages to the carrier, made from `start`.
@@ -140,12 +143,18 @@ pub struct Call {
 
 impl Call {
     /// A call whose carrier has connected.
-    pub fn new(settings: Arc<Settings>, expected_call_sid: Option<CallSid>, now: Now) -> Self {
+    pub fn new(
+        settings: Arc<Settings>,
+        policy: Arc<Policy>,
+        expected_call_sid: Option<CallSid>,
+        now: Now,
+    ) -> Self {
         let mut timers = Timers::default();
         timers.set(Deadline::Start, now.mono + limit::START_DEADLINE);
         Self {
             phase: Phase::Greeting,
             settings,
+            policy,
             expected_call_sid,
             stream_sid: None,
             encoder: Encoder::default(),
@@ -167,6 +176,11 @@ impl Call {
             sounding: None,
             text: Vec::new(),
         }
+    }
+
+    /// How this call is led.
+    pub fn policy(&self) -> &Policy {
+        &self.policy
     }
 
     /// A text message that is none: not JSON, too deep, a needed field missing. Dropped and counted; the leg

@@ -79,7 +79,7 @@ impl Call {
                 self.speech_open = false;
                 self.timers.clear(Deadline::Pad);
             }
-            ServerEvent::ResponseCreated { response_id } => {
+            ServerEvent::ResponseCreated { response_id, .. } => {
                 if let Some(response_id) = response(response_id.as_deref()) {
                     self.facts.push_back(Fact::ResponseCreated { response_id });
                 }
@@ -89,6 +89,7 @@ impl Call {
                 status,
                 detail,
                 message,
+                ..
             } => {
                 if let Some(message) = message {
                     // A failed response has its error here and in no `error` event.
@@ -105,7 +106,7 @@ impl Call {
                     });
                 }
             }
-            ServerEvent::OutputTranscriptDelta { item_id, delta } => {
+            ServerEvent::OutputTranscriptDelta { item_id, delta, .. } => {
                 self.piece(Speaker::Assistant, item_id.as_deref(), &delta);
             }
             ServerEvent::InputTranscriptDelta { item_id, delta } => {
@@ -114,10 +115,12 @@ impl Call {
             ServerEvent::OutputTranscriptDone {
                 item_id,
                 transcript,
+                ..
             } => self.transcript(Speaker::Assistant, item_id.as_deref(), &transcript),
             ServerEvent::InputTranscriptCompleted {
                 item_id,
                 transcript,
+                ..
             } => self.transcript(Speaker::User, item_id.as_deref(), &transcript),
             ServerEvent::InputTranscriptFailed { code, message } => {
                 self.facts.push_back(Fact::RealtimeError {
@@ -137,7 +140,17 @@ impl Call {
                 message.as_deref(),
                 event_id.as_deref(),
             ),
-            ServerEvent::Ignored { .. } => {}
+            ServerEvent::Ignored { .. }
+            | ServerEvent::ItemAdded { .. }
+            | ServerEvent::ItemDone { .. }
+            | ServerEvent::ItemTruncated { .. }
+            | ServerEvent::ItemDeleted { .. }
+            | ServerEvent::OutputItemAdded { .. }
+            | ServerEvent::OutputItemDone { .. }
+            | ServerEvent::ContentPart { .. }
+            | ServerEvent::Committed { .. }
+            | ServerEvent::InputTimeoutTriggered { .. }
+            | ServerEvent::RateLimits(_) => {}
             ServerEvent::Unknown { .. } => self.stats.drop(Drop::UnknownEvent),
         }
     }

@@ -31,6 +31,7 @@ mod leg;
 mod tests;
 
 use super::fact::{EndReason, Fact, Leg, Stats};
+use super::policy::Policy;
 use super::state::Phase;
 use super::timer::Deadline;
 use super::{Call, LegEnd};
@@ -57,6 +58,8 @@ pub struct Setup {
     pub call_id: CallId,
     /// What the model is told in `session.update`.
     pub settings: Arc<Settings>,
+    /// How the call is led.
+    pub policy: Arc<Policy>,
     /// The call that `start` must name, when the stream came with a ticket.
     pub expected_call_sid: Option<CallSid>,
     /// Seeds mask keys and event ids.
@@ -107,7 +110,7 @@ impl Session {
         let mut carrier = Wire::new(Leg::Carrier, Role::Server);
         carrier.open(now.mono);
         Self {
-            call: Call::new(setup.settings, setup.expected_call_sid, now),
+            call: Call::new(setup.settings, setup.policy, setup.expected_call_sid, now),
             carrier_reader: Reader::new(Role::Server, limit::CARRIER_MESSAGE_BYTES_MAX),
             carrier_scratch: twilio::Scratch::default(),
             realtime_reader: Reader::new(Role::Client, limit::REALTIME_MESSAGE_BYTES_MAX),

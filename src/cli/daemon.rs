@@ -62,6 +62,7 @@ impl Daemon {
         getrandom::fill(&mut ticket_key).map_err(|error| format!("no entropy: {error}"))?;
         let directory: SharedDirectory = Arc::new(ArcSwap::from_pointee(Directory {
             settings: Arc::new(config.agent.clone()),
+            policy: Arc::new(config.policy.clone()),
             ticket_key,
             ..Directory::default()
         }));

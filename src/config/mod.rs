@@ -12,6 +12,9 @@ pub mod prove;
 pub mod schema;
 pub mod url;
 
+pub use crate::base::secret::Secret;
+
+use crate::call::policy::Policy;
 use crate::proto::realtime::settings::Settings;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -157,31 +160,6 @@ impl Default for Config {
     }
 }
 
-/// A value that is never printed.
-#[derive(Clone, PartialEq, Eq, Default)]
-pub struct Secret(String);
-
-impl Secret {
-    /// Wraps it.
-    pub fn new(value: impl Into<String>) -> Self {
-        Self(value.into())
-    }
-    /// The value itself: only for the wire and for comparisons.
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-}
-
-impl std::fmt::Debug for Secret {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(if self.0.is_empty() { "unset" } else { "set" })
-    }
-}
-
 /// Everything, proven.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
@@ -191,8 +169,10 @@ pub struct Config {
     pub carrier: Carrier,
     /// The model's endpoint.
     pub realtime: Realtime,
-    /// The embedded default agent.
+    /// The embedded default agent: what the model is told.
     pub agent: Settings,
+    /// The embedded default agent: how the call itself is led.
+    pub policy: Policy,
     /// The data plane.
     pub relay: Relay,
     /// The store's place.
@@ -268,14 +248,51 @@ pub struct Realtime {
     pub url: String,
     /// The model's name.
     pub model: String,
-    /// Added to the URL when set (0 is a value).
+    /// Added to the URL when set (0 is a value) and the agent has none of its own.
     pub temperature: Option<f64>,
     /// Tried in turn; one that answers 401 or 429 is skipped for a while.
     pub api_keys: Vec<Secret>,
+    /// Endpoints beside or instead of `url`, as configured; `endpoints_in_force` is what to dial.
+    pub endpoints: Vec<EndpointConfig>,
+    /// Idle connections that are kept ready for calls, in all; 0 keeps none.
+    pub warm_pool: usize,
+    /// Whether the model is dialled as soon as a webhook announces a call.
+    pub predial: bool,
     /// More roots, PEM.
     pub ca_file: Option<PathBuf>,
     /// No key on a loopback bind: the built-in simulated model answers.
     pub simulated: bool,
+}
+
+impl Realtime {
+    /// The endpoints to dial: those of `endpoints`, else the one of `url`. Never empty. Made anew at each call,
+    /// because `url` is replaced where a simulated model answers.
+    pub fn endpoints_in_force(&self) -> Vec<EndpointConfig> {
+        if self.endpoints.is_empty() {
+            return vec![EndpointConfig {
+                url: self.url.clone(),
+                weight: 1,
+                api_keys: self.api_keys.clone(),
+            }];
+        }
+        self.endpoints.clone()
+    }
+
+    /// The temperature for an agent's URL: its own wins.
+    pub fn temperature_for(&self, agent: &Settings) -> Option<f64> {
+        agent.temperature.or(self.temperature)
+    }
+}
+
+/// One of `[[realtime.endpoints]]`, or what `realtime.url` means.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EndpointConfig {
+    /// As `Realtime::url`.
+    pub url: String,
+    /// Its share of the calls among healthy endpoints; 0 is used only when no other is left.
+    pub weight: u32,
+    /// As `Realtime::api_keys`.
+    pub api_keys: Vec<Secret>,
 }
 
 /// `[relay]`

@@ -12,7 +12,7 @@ use super::{
     UnknownCall,
 };
 use crate::proto::realtime::endpoint::{EndpointError, connect_url};
-use crate::proto::realtime::settings::{NoiseReduction, Settings, TurnDetection};
+use crate::proto::realtime::settings::{NoiseReduction, OutputTokens, Settings, TurnDetection};
 use std::io::IsTerminal;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -46,6 +46,7 @@ pub fn prove(values: &Values, vars: &Vars, problems: &mut Vec<Problem>) -> Confi
         carrier,
         realtime,
         agent: prover.agent(),
+        policy: Default::default(),
         relay: prover.relay(),
         store: Store {
             dir: prover.path("store.dir"),
@@ -303,6 +304,9 @@ impl Prover<'_> {
             }
         }
         Realtime {
+            endpoints: Vec::new(),
+            warm_pool: 0,
+            predial: true,
             model: self.values.text("realtime.model").to_owned(),
             temperature: self.values.number("realtime.temperature"),
             ca_file: self.optional_path("realtime.ca_file"),
@@ -359,6 +363,7 @@ impl Prover<'_> {
                     .unwrap_or(0.5),
                 prefix_padding_ms: integer("agent.turn_detection.prefix_padding_ms"),
                 silence_duration_ms: integer("agent.turn_detection.silence_duration_ms"),
+                ..TurnDetection::default()
             },
             transcription_model: text("agent.transcription_model"),
             transcription_language: text("agent.transcription_language"),
@@ -370,7 +375,8 @@ impl Prover<'_> {
             max_output_tokens: self
                 .values
                 .is_set("agent.max_output_tokens")
-                .then(|| integer("agent.max_output_tokens")),
+                .then(|| OutputTokens::Max(integer("agent.max_output_tokens"))),
+            ..Settings::default()
         };
         for (key, sentence) in settings.validate() {
             self.error(

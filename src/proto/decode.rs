@@ -192,6 +192,11 @@ impl<'t, 'a> Value<'t, 'a> {
         Ok(found)
     }
 
+    /// null.
+    pub(super) fn is_null(self) -> bool {
+        matches!(self.node(), Node::Static(StaticNode::Null))
+    }
+
     /// A string's text.
     pub(super) fn str(self) -> Option<&'a str> {
         match self.node() {
@@ -223,6 +228,18 @@ impl<'t, 'a> Value<'t, 'a> {
             }
             _ => None,
         }
+    }
+
+    /// A number, as a number or as a string; never infinite. Else `None`.
+    pub(super) fn number(self) -> Option<f64> {
+        let number = match self.node() {
+            Node::String(text) => text.parse().ok()?,
+            Node::Static(StaticNode::U64(n)) => n as f64,
+            Node::Static(StaticNode::I64(n)) => n as f64,
+            Node::Static(StaticNode::F64(n)) => n,
+            _ => return None,
+        };
+        number.is_finite().then_some(number)
     }
 
     /// A string as it is, anything else as JSON.

@@ -5,3 +5,4 @@ pub mod client_event;
 pub mod endpoint;
 pub mod server_event;
 pub mod settings;
+pub mod tool;

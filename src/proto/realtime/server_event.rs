@@ -7,6 +7,7 @@
 use crate::proto::decode::{DecodeError, Noticed, Scanner, Span, Value, cut, fill, once};
 use std::borrow::Cow;
 
+pub use super::client_event::METADATA_KEY;
 pub use crate::proto::decode::Scratch;
 
 /// `response.output_audio.delta` (beta: `response.audio.delta`).
@@ -58,6 +59,10 @@ pub enum ServerEvent<'a> {
     ResponseCreated {
         /// `response.id`.
         response_id: Option<Cow<'a, str>>,
+        /// `response.metadata`'s `METADATA_KEY`: what we wrote into `response.create`. None: the server began it.
+        tag: Option<Cow<'a, str>>,
+        /// It has no `conversation_id`, said as null: it runs beside the conversation.
+        out_of_band: bool,
     },
     /// A response is generated.
     ResponseDone {
@@ -69,6 +74,14 @@ pub enum ServerEvent<'a> {
         detail: Option<Cow<'a, str>>,
         /// `status_details.error.message`.
         message: Option<Cow<'a, str>>,
+        /// See `ResponseCreated`.
+        tag: Option<Cow<'a, str>>,
+        /// Whether a message in `output` holds audio. What the list says: a server may leave it empty.
+        has_audio: bool,
+        /// The function calls in `output`.
+        function_calls: u32,
+        /// What it cost.
+        usage: Option<Usage>,
     },
     /// A piece of what the model says, as text.
     OutputTranscriptDelta {
@@ -97,6 +110,8 @@ pub enum ServerEvent<'a> {
         item_id: Option<Cow<'a, str>>,
         /// The text.
         transcript: Cow<'a, str>,
+        /// The mean of `logprobs[].logprob`, at most 0: e to that is a confidence. None when none came.
+        logprob_mean: Option<f64>,
     },
     /// Transcription failed: the call goes on.
     InputTranscriptFailed {
@@ -105,6 +120,84 @@ pub enum ServerEvent<'a> {
         /// `error.message`.
         message: Option<Cow<'a, str>>,
     },
+    /// An item joined the conversation (`conversation.item.added`; beta: `.created`).
+    ItemAdded {
+        /// The item, perhaps still without content.
+        item: Item<'a>,
+        /// The item before it.
+        previous_item_id: Option<Cow<'a, str>>,
+    },
+    /// An item of the conversation is complete, or was broken off.
+    ItemDone {
+        /// The item.
+        item: Item<'a>,
+        /// The item before it.
+        previous_item_id: Option<Cow<'a, str>>,
+    },
+    /// A truncation was taken.
+    ItemTruncated {
+        /// The item.
+        item_id: Option<Cow<'a, str>>,
+        /// The part of the item.
+        content_index: u64,
+        /// What is left, ms.
+        audio_end_ms: Option<u64>,
+    },
+    /// A deletion was taken.
+    ItemDeleted {
+        /// The item.
+        item_id: Option<Cow<'a, str>>,
+    },
+    /// A response began an item.
+    OutputItemAdded {
+        /// The response.
+        response_id: Option<Cow<'a, str>>,
+        /// Its place in the response.
+        output_index: u64,
+        /// The item, without content.
+        item: Item<'a>,
+    },
+    /// A response finished an item. The one source of function calls: `response.function_call_arguments.done`
+    /// and `response.done` say the same again and are not read for them.
+    OutputItemDone {
+        /// The response.
+        response_id: Option<Cow<'a, str>>,
+        /// Its place in the response.
+        output_index: u64,
+        /// The item. Act on a function call only when its status is completed.
+        item: Item<'a>,
+    },
+    /// A part of an item began or is complete.
+    ContentPart {
+        /// `response.content_part.done`, not `.added`.
+        done: bool,
+        /// The response.
+        response_id: Option<Cow<'a, str>>,
+        /// The item.
+        item_id: Option<Cow<'a, str>>,
+        /// The part of the item.
+        content_index: u64,
+        /// `part.type`: audio or text (or, as finished items say, output_audio or output_text).
+        kind: Option<Cow<'a, str>>,
+    },
+    /// The caller's turn became an item.
+    Committed {
+        /// The item.
+        item_id: Option<Cow<'a, str>>,
+        /// The item before it.
+        previous_item_id: Option<Cow<'a, str>>,
+    },
+    /// The caller said nothing for `idle_timeout_ms`.
+    InputTimeoutTriggered {
+        /// Ms of input stream.
+        audio_start_ms: Option<u64>,
+        /// Ms of input stream.
+        audio_end_ms: Option<u64>,
+        /// The silent item.
+        item_id: Option<Cow<'a, str>>,
+    },
+    /// What the account has left.
+    RateLimits(RateLimits),
     /// An error; the session normally stays open.
     Error {
         /// `error.type`.
@@ -141,6 +234,78 @@ pub struct SessionEcho<'a> {
     pub input_format: Option<Cow<'a, str>>,
     /// `session.audio.output.format.type` (beta: `session.output_audio_format`).
     pub output_format: Option<Cow<'a, str>>,
+}
+
+/// What matters of an item: a message, a function call, its output, or something else.
+#[derive(Clone, Debug, PartialEq, Default)]
+pub struct Item<'a> {
+    /// `id`.
+    pub id: Option<Cow<'a, str>>,
+    /// `type`: message, function_call, function_call_output, …
+    pub kind: Option<Cow<'a, str>>,
+    /// completed, incomplete, in_progress.
+    pub status: Option<Cow<'a, str>>,
+    /// A message's: system, user, assistant.
+    pub role: Option<Cow<'a, str>>,
+    /// A function call's.
+    pub name: Option<Cow<'a, str>>,
+    /// A function call's, or that of its output.
+    pub call_id: Option<Cow<'a, str>>,
+    /// A function call's, JSON as text; not checked. An object in place of the text is written out as one.
+    pub arguments: Option<Cow<'a, str>>,
+    /// A message's first text or transcript.
+    pub text: Option<Cow<'a, str>>,
+    /// A part of it is (or will be) audio.
+    pub has_audio: bool,
+    /// `phase`, on reasoning models: commentary or final_answer.
+    pub phase: Option<Cow<'a, str>>,
+}
+
+/// The tokens of a response. What the server left out is 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Usage {
+    /// Everything read, cached or not.
+    pub input_tokens: u64,
+    /// Of those, text.
+    pub input_text_tokens: u64,
+    /// Of those, audio.
+    pub input_audio_tokens: u64,
+    /// Of `input_tokens`, read from the cache.
+    pub cached_tokens: u64,
+    /// Of those, text.
+    pub cached_text_tokens: u64,
+    /// Of those, audio.
+    pub cached_audio_tokens: u64,
+    /// Everything generated, heard or not.
+    pub output_tokens: u64,
+    /// Of those, text.
+    pub output_text_tokens: u64,
+    /// Of those, audio.
+    pub output_audio_tokens: u64,
+    /// Of those, thoughts.
+    pub reasoning_tokens: u64,
+    /// All.
+    pub total_tokens: u64,
+}
+
+/// What an account has left until it is refilled.
+#[derive(Clone, Copy, Debug, PartialEq, Default)]
+pub struct RateLimits {
+    /// Responses.
+    pub requests: Option<RateLimit>,
+    /// Tokens.
+    pub tokens: Option<RateLimit>,
+}
+
+/// One of an account's limits.
+#[derive(Clone, Copy, Debug, PartialEq, Default)]
+pub struct RateLimit {
+    /// How much there is.
+    pub limit: Option<u64>,
+    /// How much is left.
+    pub remaining: Option<u64>,
+    /// Until all is there again, seconds.
+    pub reset_seconds: Option<f64>,
 }
 
 /// Where the parts of an audio delta lie.
@@ -238,6 +403,12 @@ struct Top<'t, 'a> {
     audio_start_ms: Option<Value<'t, 'a>>,
     audio_end_ms: Option<Value<'t, 'a>>,
     session: Option<Value<'t, 'a>>,
+    item: Option<Value<'t, 'a>>,
+    part: Option<Value<'t, 'a>>,
+    previous_item_id: Option<Value<'t, 'a>>,
+    logprobs: Option<Value<'t, 'a>>,
+    rate_limits: Option<Value<'t, 'a>>,
+    usage: Option<Value<'t, 'a>>,
     response: Option<Value<'t, 'a>>,
     error: Option<Value<'t, 'a>>,
 }
@@ -253,6 +424,14 @@ impl<'t, 'a> Top<'t, 'a> {
 
     fn content_index(&self) -> u64 {
         self.content_index.and_then(Value::uint).unwrap_or(0)
+    }
+
+    fn previous_item_id(&self) -> Option<Cow<'a, str>> {
+        self.previous_item_id.and_then(Value::text)
+    }
+
+    fn output_index(&self) -> u64 {
+        self.output_index.and_then(Value::uint).unwrap_or(0)
     }
 
     /// `response.id`, or where a server put it at the top.
@@ -280,6 +459,15 @@ fn read<'a>(root: Value<'_, 'a>) -> Result<(ServerEvent<'a>, Noticed), DecodeErr
             "session" => once(&mut top.session, value)?,
             "response" => once(&mut top.response, value)?,
             "error" => once(&mut top.error, value)?,
+            // Known, but not in an audio delta, where they count as unknown like any other.
+            "item" => once(&mut top.item, value).map(|()| unknown += 1)?,
+            "part" => once(&mut top.part, value).map(|()| unknown += 1)?,
+            "previous_item_id" => {
+                once(&mut top.previous_item_id, value).map(|()| unknown += 1)?;
+            }
+            "logprobs" => once(&mut top.logprobs, value).map(|()| unknown += 1)?,
+            "rate_limits" => once(&mut top.rate_limits, value).map(|()| unknown += 1)?,
+            "usage" => once(&mut top.usage, value).map(|()| unknown += 1)?,
             _ => unknown += 1,
         }
     }
@@ -330,6 +518,7 @@ fn read<'a>(root: Value<'_, 'a>) -> Result<(ServerEvent<'a>, Noticed), DecodeErr
             ServerEvent::InputTranscriptCompleted {
                 item_id: top.item_id(),
                 transcript: str_or_empty(top.transcript),
+                logprob_mean: logprob_mean(top.logprobs)?,
             }
         }
         "conversation.item.input_audio_transcription.failed" => {
@@ -348,6 +537,8 @@ fn read<'a>(root: Value<'_, 'a>) -> Result<(ServerEvent<'a>, Noticed), DecodeErr
         },
         "response.created" => ServerEvent::ResponseCreated {
             response_id: top.id_of_response()?,
+            tag: first_text(top.response, &[&["metadata", METADATA_KEY]])?,
+            out_of_band: path(top.response, &["conversation_id"])?.is_some_and(Value::is_null),
         },
         "response.done" => ServerEvent::ResponseDone {
             response_id: top.id_of_response()?,
@@ -363,7 +554,55 @@ fn read<'a>(root: Value<'_, 'a>) -> Result<(ServerEvent<'a>, Noticed), DecodeErr
                 ],
             )?,
             message: first_text(top.response, &[&["status_details", "error", "message"]])?,
+            tag: first_text(top.response, &[&["metadata", METADATA_KEY]])?,
+            has_audio: read_output(top.response)?.0,
+            function_calls: read_output(top.response)?.1,
+            // xAI has it at the top.
+            usage: read_usage(path(top.response, &["usage"])?.or(top.usage))?,
         },
+        "conversation.item.added" | "conversation.item.created" => ServerEvent::ItemAdded {
+            item: read_item(top.item)?,
+            previous_item_id: top.previous_item_id(),
+        },
+        "conversation.item.done" => ServerEvent::ItemDone {
+            item: read_item(top.item)?,
+            previous_item_id: top.previous_item_id(),
+        },
+        "conversation.item.truncated" => ServerEvent::ItemTruncated {
+            item_id: top.item_id(),
+            content_index: top.content_index(),
+            audio_end_ms: top.audio_end_ms.and_then(Value::uint),
+        },
+        "conversation.item.deleted" => ServerEvent::ItemDeleted {
+            item_id: top.item_id(),
+        },
+        "response.output_item.added" => ServerEvent::OutputItemAdded {
+            response_id: top.response_id(),
+            output_index: top.output_index(),
+            item: read_item(top.item)?,
+        },
+        "response.output_item.done" => ServerEvent::OutputItemDone {
+            response_id: top.response_id(),
+            output_index: top.output_index(),
+            item: read_item(top.item)?,
+        },
+        "response.content_part.added" | "response.content_part.done" => ServerEvent::ContentPart {
+            done: kind.ends_with("done"),
+            response_id: top.response_id(),
+            item_id: top.item_id(),
+            content_index: top.content_index(),
+            kind: first_text(top.part, &[&["type"]])?,
+        },
+        "input_audio_buffer.committed" => ServerEvent::Committed {
+            item_id: top.item_id(),
+            previous_item_id: top.previous_item_id(),
+        },
+        "input_audio_buffer.timeout_triggered" => ServerEvent::InputTimeoutTriggered {
+            audio_start_ms: top.audio_start_ms.and_then(Value::uint),
+            audio_end_ms: top.audio_end_ms.and_then(Value::uint),
+            item_id: top.item_id(),
+        },
+        "rate_limits.updated" => ServerEvent::RateLimits(read_rate_limits(top.rate_limits)?),
         "session.created" => ServerEvent::SessionCreated(read_session(top.session)?),
         "session.updated" => ServerEvent::SessionUpdated(read_session(top.session)?),
         "error" => ServerEvent::Error {
@@ -390,20 +629,15 @@ fn is_ignored(kind: &str) -> bool {
     const NAMES: &[&str] = &[
         "conversation.created",
         "input_audio_buffer.cleared",
-        "input_audio_buffer.committed",
         "input_audio_buffer.dtmf_event_received",
-        "input_audio_buffer.timeout_triggered",
         "ping",
-        "rate_limits.updated",
     ];
     const FAMILIES: &[&str] = &[
         "conversation.item.",
         "mcp_list_tools.",
         "output_audio_buffer.",
-        "response.content_part.",
         "response.function_call_arguments.",
         "response.mcp_",
-        "response.output_item.",
         "response.output_text.",
         "response.text.",
     ];
@@ -442,6 +676,126 @@ fn first_text<'a>(
 
 fn str_or_empty<'a>(value: Option<Value<'_, 'a>>) -> Cow<'a, str> {
     Cow::Borrowed(value.and_then(Value::str).unwrap_or_default())
+}
+
+/// Whether this part of an item is speech, in either vocabulary and generation.
+fn is_audio_part(kind: Option<&str>) -> bool {
+    matches!(kind, Some("output_audio" | "audio" | "input_audio"))
+}
+
+fn read_item<'a>(item: Option<Value<'_, 'a>>) -> Result<Item<'a>, DecodeError> {
+    let Some(members) = item.and_then(Value::members) else {
+        return Ok(Item::default());
+    };
+    let (mut id, mut kind, mut status, mut role) = (None, None, None, None);
+    let (mut name, mut call_id, mut arguments, mut content) = (None, None, None, None);
+    let (mut transcript, mut phase) = (None, None);
+    for (key, value) in members {
+        match key {
+            "id" => once(&mut id, value)?,
+            "type" => once(&mut kind, value)?,
+            "status" => once(&mut status, value)?,
+            "role" => once(&mut role, value)?,
+            "name" => once(&mut name, value)?,
+            "call_id" => once(&mut call_id, value)?,
+            "arguments" => once(&mut arguments, value)?,
+            "content" => once(&mut content, value)?,
+            "phase" => once(&mut phase, value)?,
+            _ => {}
+        }
+    }
+    let mut has_audio = false;
+    for part in content.and_then(Value::elements).into_iter().flatten() {
+        has_audio |= is_audio_part(part.member("type")?.and_then(Value::str));
+        if transcript.is_none() {
+            transcript = first_text(Some(part), &[&["transcript"], &["text"]])?;
+        }
+    }
+    let text = |value: Option<Value<'_, 'a>>| value.and_then(Value::text);
+    Ok(Item {
+        id: text(id),
+        kind: text(kind),
+        status: text(status),
+        role: text(role),
+        name: text(name),
+        call_id: text(call_id),
+        arguments: arguments
+            .filter(|value| !value.is_null())
+            .map(Value::stringify),
+        text: transcript,
+        has_audio,
+        phase: text(phase),
+    })
+}
+
+/// Whether `response.output` holds audio, and how many function calls.
+fn read_output(response: Option<Value<'_, '_>>) -> Result<(bool, u32), DecodeError> {
+    let (mut has_audio, mut function_calls) = (false, 0);
+    let output = path(response, &["output"])?.and_then(Value::elements);
+    for item in output.into_iter().flatten() {
+        if item.member("type")?.and_then(Value::str) == Some("function_call") {
+            function_calls += 1;
+        }
+        let content = item.member("content")?.and_then(Value::elements);
+        for part in content.into_iter().flatten() {
+            has_audio |= is_audio_part(part.member("type")?.and_then(Value::str));
+        }
+    }
+    Ok((has_audio, function_calls))
+}
+
+fn read_usage(usage: Option<Value<'_, '_>>) -> Result<Option<Usage>, DecodeError> {
+    let Some(usage) = usage.filter(|usage| usage.members().is_some()) else {
+        return Ok(None);
+    };
+    let count = |names: &[&str]| -> Result<u64, DecodeError> {
+        Ok(path(Some(usage), names)?
+            .and_then(Value::uint)
+            .unwrap_or_default())
+    };
+    let cached = |what| count(&["input_token_details", "cached_tokens_details", what]);
+    Ok(Some(Usage {
+        input_tokens: count(&["input_tokens"])?,
+        input_text_tokens: count(&["input_token_details", "text_tokens"])?,
+        input_audio_tokens: count(&["input_token_details", "audio_tokens"])?,
+        cached_tokens: count(&["input_token_details", "cached_tokens"])?,
+        cached_text_tokens: cached("text_tokens")?,
+        cached_audio_tokens: cached("audio_tokens")?,
+        output_tokens: count(&["output_tokens"])?,
+        output_text_tokens: count(&["output_token_details", "text_tokens"])?,
+        output_audio_tokens: count(&["output_token_details", "audio_tokens"])?,
+        reasoning_tokens: count(&["output_token_details", "reasoning_tokens"])?,
+        total_tokens: count(&["total_tokens"])?,
+    }))
+}
+
+fn read_rate_limits(limits: Option<Value<'_, '_>>) -> Result<RateLimits, DecodeError> {
+    let mut found = RateLimits::default();
+    for entry in limits.and_then(Value::elements).into_iter().flatten() {
+        let limit = RateLimit {
+            limit: entry.member("limit")?.and_then(Value::uint),
+            remaining: entry.member("remaining")?.and_then(Value::uint),
+            reset_seconds: entry.member("reset_seconds")?.and_then(Value::number),
+        };
+        match entry.member("name")?.and_then(Value::str) {
+            Some("requests") => found.requests = Some(limit),
+            Some("tokens") => found.tokens = Some(limit),
+            _ => {}
+        }
+    }
+    Ok(found)
+}
+
+fn logprob_mean(logprobs: Option<Value<'_, '_>>) -> Result<Option<f64>, DecodeError> {
+    let (mut sum, mut count) = (0.0, 0_u32);
+    for token in logprobs.and_then(Value::elements).into_iter().flatten() {
+        if let Some(logprob) = token.member("logprob")?.and_then(Value::number) {
+            // Some servers write -9999 for never; a positive one is none.
+            sum += logprob.clamp(-100.0, 0.0);
+            count += 1;
+        }
+    }
+    Ok((count > 0).then(|| sum / f64::from(count)))
 }
 
 fn read_session<'a>(session: Option<Value<'_, 'a>>) -> Result<SessionEcho<'a>, DecodeError> {

@@ -389,6 +389,7 @@ fn admit(
         setup: Box::new(Setup {
             call_id,
             settings: directory.settings.clone(),
+            policy: directory.policy.clone(),
             expected_call_sid: grant.expected_call_sid,
             seed,
         }),

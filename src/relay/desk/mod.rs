@@ -144,10 +144,14 @@ fn start_with(
         None => None,
     };
     let realtime = &config.realtime;
-    let endpoint =
-        connect_url(&realtime.url, &realtime.model, realtime.temperature).map_err(|error| {
-            io::Error::new(io::ErrorKind::InvalidInput, format!("realtime.url {error}"))
-        })?;
+    let endpoint = connect_url(
+        &realtime.url,
+        &realtime.model,
+        realtime.temperature_for(&config.agent),
+    )
+    .map_err(|error| {
+        io::Error::new(io::ErrorKind::InvalidInput, format!("realtime.url {error}"))
+    })?;
     let client_tls = match endpoint.tls {
         true => Some(roots::client_config(realtime.ca_file.as_deref())?),
         false => None,

@@ -98,6 +98,7 @@ pub(super) fn setup() -> Setup {
             instructions: "Be \"brief\".".to_owned(),
             ..Settings::default()
         }),
+        policy: Arc::default(),
         expected_call_sid: None,
         seed: [7; 32],
     }
