@@ -5,6 +5,7 @@
 
 use crate::base::id::{CallId, SlotKey, WorkerId};
 use crate::call::session::{Command, Setup};
+use crate::call::{DialFailure, Leg};
 use crate::transport::Established;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
@@ -25,8 +26,10 @@ pub enum ToWorker {
     Upstream {
         /// Which session asked.
         slot: SlotKey,
-        /// The leg, upgraded; or why not, in a sentence.
-        outcome: Result<Box<Established>, String>,
+        /// As which leg.
+        leg: Leg,
+        /// The leg, upgraded; or why not.
+        outcome: Result<Box<Established>, DialFailure>,
     },
     /// An order for one call; unknown calls are ignored.
     Call {
@@ -73,6 +76,10 @@ pub enum ToDesk {
         slot: SlotKey,
         /// For the log.
         call_id: CallId,
+        /// As which leg the connection is wanted: given back with it.
+        leg: Leg,
+        /// One attempt only: whoever asks has a schedule of its own.
+        once: bool,
     },
     /// A worker's call is over: its place counts again.
     Ended {

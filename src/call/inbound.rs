@@ -1,6 +1,6 @@
 //! The carrier's messages, and the caller's audio on its way to the model. Core; part of `Call`.
 
-use super::early::{Dropped, Piece};
+use super::early::{Dropped, EarlyAudio, Piece};
 use super::outbox::Class;
 use super::state::Phase;
 use super::timer::Deadline;
@@ -53,14 +53,14 @@ impl Call {
             }
             Message::Mark { stream_sid, name } => {
                 if self.is_of_our_stream(stream_sid.as_deref()) {
-                    self.on_mark(name.as_deref());
+                    self.on_mark(name.as_deref(), now);
                 }
             }
             Message::Dtmf { stream_sid, digit } => {
                 if self.is_of_our_stream(stream_sid.as_deref())
                     && let Some(digit) = digit
                 {
-                    self.facts.push_back(Fact::Dtmf { digit });
+                    self.on_key(digit, now, out);
                 }
             }
             // Only says who calls; the call begins with `start`.
@@ -122,6 +122,8 @@ impl Call {
         self.timers
             .set(Deadline::Upstream, now.mono + limit::UPSTREAM_DEADLINE);
         self.dial = true;
+        self.arm_first_words(now);
+        self.arm_duration(now);
     }
 
     /// The hot path, caller to model.
@@ -176,7 +178,7 @@ impl Call {
         if self.phase == Phase::Ready {
             self.append(&media.payload, bytes, out);
         } else {
-            let early = self.early.get_or_insert_default();
+            let early = self.early();
             let dropped = early.push_frame(&media.payload, bytes);
             let held = early.frame_bytes();
             self.on_early_dropped(dropped);
@@ -188,9 +190,19 @@ impl Call {
         if self.phase == Phase::Ready {
             self.append_fill(fill, out);
         } else {
-            let dropped = self.early.get_or_insert_default().push_fill(fill);
+            let dropped = self.early().push_fill(fill);
             self.on_early_dropped(dropped);
         }
+    }
+
+    /// What holds audio until the session is ready; in an outage less of it.
+    fn early(&mut self) -> &mut EarlyAudio {
+        let bound = match self.upstream.in_outage() {
+            true => self.policy.reconnect.hold_ms.into(),
+            false => limit::EARLY_AUDIO_MS_MAX,
+        };
+        self.early
+            .get_or_insert_with(|| Box::new(EarlyAudio::bounded(AudioMs(bound))))
     }
 
     fn on_early_dropped(&mut self, dropped: Dropped) {
@@ -256,13 +268,14 @@ impl Call {
         self.clock.padded(pad);
     }
 
-    fn on_mark(&mut self, name: Option<&str>) {
+    fn on_mark(&mut self, name: Option<&str>, now: Now) {
         match name.and_then(|name| self.marks.returned(name)) {
             Some(position) => {
                 self.stats.marks_returned += 1;
                 self.facts.push_back(Fact::MarkReturned {
                     name: position.name(),
                 });
+                self.on_mark_back(position.item, now);
             }
             None => self.stats.drop(Drop::UnknownMark),
         }

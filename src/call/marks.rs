@@ -151,6 +151,16 @@ impl Marks {
         self.out.remove(at)
     }
 
+    /// The current item's number; 0 before the first.
+    pub fn item(&self) -> u32 {
+        self.item
+    }
+
+    /// Whether every mark sent has come back.
+    pub fn none_out(&self) -> bool {
+        self.out.is_empty()
+    }
+
     fn position(&self) -> Position {
         Position {
             generation: self.generation,

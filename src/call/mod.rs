@@ -12,6 +12,12 @@
 //! | `gap` | silence for what is missing in stream time |
 //! | `early` | caller audio held until the model is ready |
 //! | `marks` | what marks are called, when one is due, which are out |
+//! | `upstream` | the model's connection lost, dialled again, replaced before its session expires |
+//! | `history` | what was said, as text, for a session that must be told again |
+//! | `greeting` | who speaks first; the one place that asks for responses |
+//! | `silence` | silence, the longest duration, the goodbye, keys |
+//! | `trace` | where the time of a turn went |
+//! | `policy` | how an agent leads its calls |
 //! | `timer` | named deadlines |
 //! | `fact` | what a call reports, how it ends, what it counts |
 //! | `outbox` | frames waiting on a leg |
@@ -23,16 +29,22 @@
 pub mod early;
 pub mod fact;
 pub mod gap;
+mod greeting;
+pub mod history;
 mod inbound;
 pub mod marks;
 mod outbound;
 pub mod outbox;
 pub mod policy;
 pub mod session;
+mod silence;
 pub mod state;
 pub mod timer;
+pub mod trace;
+mod upstream;
 
 pub use fact::{Drop, EndReason, Fact, Leg, Report, Side, Speaker, Stats};
+pub use upstream::DialFailure;
 
 use crate::base::id::{CallSid, ResponseId, StreamSid};
 use crate::base::limit;
@@ -41,13 +53,18 @@ use crate::proto::carrier::twilio::Encoder;
 use crate::proto::realtime::settings::Settings;
 use early::EarlyAudio;
 use gap::StreamClock;
+use greeting::Slot;
+use history::History;
 use marks::Marks;
 use outbox::Class;
 use policy::Policy;
+use silence::{Farewell, Quiet};
 use state::Phase;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use timer::{Deadline, Timers};
+use trace::{Trace, Turn};
+use upstream::Upstream;
 
 /// Facts whose memory is kept when the queue is empty.
 const FACTS_KEPT: usize = 8;
@@ -78,6 +95,19 @@ pub enum LegEnd<'a> {
 pub enum Order {
     /// Connect to the model, and answer with `handle_upstream`.
     Dial,
+    /// The same again, once, as `expects` says for what.
+    Redial,
+    /// Close the connection to the model and go on without.
+    DropUpstream {
+        /// What became of it.
+        reason: EndReason,
+    },
+    /// Close the second connection.
+    DropStandby,
+    /// The second connection is the one from now on; the first, if it is still there, is closed.
+    Switch,
+    /// Send our settings once more (`Session` calls `configure`).
+    Configure,
     /// Close both legs, the realtime one first, with these codes. Comes once, after which only `poll_fact` gives
     /// anything.
     Close {
@@ -127,7 +157,7 @@ pub struct Call {
     speech_open: bool,
     foreign: u32,
     /// Messages that did not parse, per leg.
-    malformed: [u32; 2],
+    malformed: [u32; 3],
 
     /// Set-up: the session's id and our `session.update`, until both are reported.
     session_id: String,
@@ -139,6 +169,23 @@ pub struct Call {
     sounding: Option<ResponseId>,
     /// Reused for messages that are made, not spliced.
     text: Vec<u8>,
+
+    /// The session's life.
+    orders: VecDeque<Order>,
+    upstream: Upstream,
+    history: History,
+    slot: Slot,
+    quiet: Quiet,
+    farewell: Option<Farewell>,
+    trace: Trace,
+    /// Keys pressed and not told yet.
+    keys: String,
+    /// When what was sent to the carrier will have been heard, by the clock.
+    play_until: Mono,
+    /// When the caller last stopped speaking.
+    last_speech: Mono,
+    /// The caller or the agent has said something.
+    anyone_spoke: bool,
 }
 
 impl Call {
@@ -169,12 +216,23 @@ impl Call {
             last_media: now.mono,
             speech_open: false,
             foreign: 0,
-            malformed: [0; 2],
+            malformed: [0; 3],
             session_id: String::new(),
             session_update: String::new(),
             marks: Marks::default(),
             sounding: None,
             text: Vec::new(),
+            orders: VecDeque::new(),
+            upstream: Upstream::default(),
+            history: History::default(),
+            slot: Slot::default(),
+            quiet: Quiet::default(),
+            farewell: None,
+            trace: Trace::default(),
+            keys: String::new(),
+            play_until: now.mono,
+            last_speech: now.mono,
+            anyone_spoke: false,
         }
     }
 
@@ -185,7 +243,7 @@ impl Call {
 
     /// A text message that is none: not JSON, too deep, a needed field missing. Dropped and counted; the leg
     /// is closed with 1007 at the `limit::MALFORMED_MAX`th.
-    pub fn handle_malformed(&mut self, leg: Leg, _now: Now) {
+    pub fn handle_malformed(&mut self, leg: Leg, now: Now) {
         if self.phase.is_ended() {
             return;
         }
@@ -195,7 +253,7 @@ impl Call {
         *count += 1;
         if *count >= limit::MALFORMED_MAX {
             // RFC 6455 section 7.4.1: data not consistent with the type of the message.
-            self.handle_leg_end(leg, LegEnd::Protocol(1007, "malformed"));
+            self.handle_leg_end(leg, LegEnd::Protocol(1007, "malformed"), now);
         }
     }
 
@@ -209,22 +267,8 @@ impl Call {
         self.stats.drop(Drop::Binary);
     }
 
-    /// The dial's outcome.
-    pub fn handle_upstream(&mut self, outcome: Result<(), String>, _now: Now) {
-        if self.phase != Phase::Dialing {
-            return;
-        }
-        match outcome {
-            Ok(()) => self.enter(Phase::Opening),
-            Err(text) => {
-                self.note(text);
-                self.end(EndReason::RealtimeUnavailable);
-            }
-        }
-    }
-
     /// A leg has ended, or must.
-    pub fn handle_leg_end(&mut self, leg: Leg, how: LegEnd<'_>) {
+    pub fn handle_leg_end(&mut self, leg: Leg, how: LegEnd<'_>, now: Now) {
         let reason = match (leg, how) {
             (Leg::Carrier, LegEnd::CloseFrame(..) | LegEnd::Eof) => EndReason::CallerHungUp,
             (Leg::Carrier, LegEnd::Lost) => EndReason::CarrierLost,
@@ -239,6 +283,12 @@ impl Call {
             }
             (Leg::Realtime, LegEnd::Stalled) => EndReason::RealtimeStalled,
             (Leg::Realtime, LegEnd::Protocol(..)) => EndReason::RealtimeProtocol,
+            (Leg::Standby, _) => {
+                if !self.phase.is_ended() {
+                    self.on_standby_end("was lost", now);
+                }
+                return;
+            }
         };
         if let (Leg::Realtime, LegEnd::CloseFrame(code, text)) = (leg, how)
             && !self.phase.is_ended()
@@ -250,7 +300,17 @@ impl Call {
             });
         }
         let LegEnd::Protocol(code, label) = how else {
-            self.end(reason);
+            if leg == Leg::Realtime && self.upstream.was_ready() {
+                let cause = match how {
+                    LegEnd::CloseFrame(code, _) => format!("closed by the model with {code}"),
+                    LegEnd::Eof => "the connection ended".to_owned(),
+                    LegEnd::Stalled => "the model does not take what is sent".to_owned(),
+                    LegEnd::Lost | LegEnd::Protocol(..) => "the connection is lost".to_owned(),
+                };
+                self.on_lost(cause, reason, now);
+            } else {
+                self.end(reason);
+            }
             return;
         };
         if !self.phase.is_ended() {
@@ -259,7 +319,7 @@ impl Call {
             if let Some((carrier, realtime)) = &mut self.close {
                 *(match leg {
                     Leg::Carrier => carrier,
-                    Leg::Realtime => realtime,
+                    Leg::Realtime | Leg::Standby => realtime,
                 }) = code;
             }
         }
@@ -276,10 +336,21 @@ impl Call {
             None => return false,
             Some(Deadline::Start) => self.end(EndReason::StartTimeout),
             Some(Deadline::Upstream) => self.end(match self.phase {
+                _ if self.upstream.in_outage() => EndReason::RealtimeLost,
                 Phase::Dialing => EndReason::RealtimeUnavailable,
                 _ => EndReason::RealtimeSetup,
             }),
             Some(Deadline::Pad) => self.on_mute(out),
+            Some(Deadline::Redial) => self.on_redial(),
+            Some(Deadline::Setup) => self.on_setup_deadline(now),
+            Some(Deadline::Rollover) => self.on_rollover(now, out),
+            Some(Deadline::Standby) => self.on_standby_deadline(now, out),
+            Some(Deadline::FirstWords) => self.on_first_words(out),
+            Some(Deadline::Silence) => self.on_silence(now, out),
+            Some(Deadline::Warning) => self.on_warning(out),
+            Some(Deadline::Duration) => self.on_duration(now, out),
+            Some(Deadline::Goodbye) => self.on_goodbye(),
+            Some(Deadline::Keys) => self.flush_keys(out),
             // The rest belong to legs.
             Some(Deadline::Pong | Deadline::Ping | Deadline::Stall | Deadline::Close) => {}
         }
@@ -292,13 +363,17 @@ impl Call {
             && let Phase::Ended(reason) = self.phase
         {
             self.dial = false;
+            self.orders.clear();
             return Some(Order::Close {
                 carrier,
                 realtime,
                 reason,
             });
         }
-        std::mem::take(&mut self.dial).then_some(Order::Dial)
+        if std::mem::take(&mut self.dial) {
+            return Some(Order::Dial);
+        }
+        self.orders.pop_front()
     }
 
     /// The next fact, in order of occurrence.
@@ -330,6 +405,26 @@ impl Call {
         self.early.as_ref().map_or(0, |early| early.frame_bytes())
     }
 
+    /// Where the time of the last turns went, oldest first.
+    pub fn turns(&self) -> impl Iterator<Item = &Turn> {
+        self.trace.turns()
+    }
+
+    /// So many bytes of the carrier's wire were given to sends.
+    pub fn handle_carrier_taken(&mut self, taken: u64, now: Now) {
+        self.trace.taken(taken, now.mono);
+    }
+
+    /// The first audio of an answer was queued: `set_wire_position` wants to know up to which byte of the wire.
+    pub fn wants_wire_position(&self) -> bool {
+        self.trace.wants_position()
+    }
+
+    /// See `wants_wire_position`.
+    pub fn set_wire_position(&mut self, queued: u64) {
+        self.trace.set_position(queued);
+    }
+
     fn note(&mut self, text: String) {
         self.facts.push_back(Fact::Note { text });
     }
@@ -350,6 +445,7 @@ impl Call {
             self.stats.drops[Drop::EarlyAudio as usize] += early.len() as u64;
             self.stats.inbound_bytes_dropped += early.frame_bytes();
         }
+        self.report_unavailable(reason);
         self.close = Some((
             reason.close_code(Leg::Carrier),
             reason.close_code(Leg::Realtime),
@@ -363,7 +459,7 @@ impl Call {
     fn count_message_in(&mut self, leg: Leg) {
         match leg {
             Leg::Carrier => self.stats.carrier_messages_in += 1,
-            Leg::Realtime => self.stats.realtime_messages_in += 1,
+            Leg::Realtime | Leg::Standby => self.stats.realtime_messages_in += 1,
         }
     }
 
@@ -373,7 +469,7 @@ impl Call {
         if sent {
             match leg {
                 Leg::Carrier => self.stats.carrier_messages_out += 1,
-                Leg::Realtime => self.stats.realtime_messages_out += 1,
+                Leg::Realtime | Leg::Standby => self.stats.realtime_messages_out += 1,
             }
         }
         sent

@@ -4,6 +4,7 @@
 
 use crate::base::id::CallId;
 use crate::bus::report::{ReportInbox, ReportSender};
+use crate::call::policy::OnModelUnavailable;
 use crate::call::{Fact, Report};
 use crate::telemetry::log::mask_number;
 use crate::telemetry::name::side;
@@ -105,6 +106,38 @@ fn log(report: &Report) {
         }
         Fact::RealtimeError { code, message } => {
             tracing::warn!(call, code, message, "the model reported an error");
+        }
+        Fact::Reconnecting {
+            attempt,
+            wait_ms,
+            cause,
+        } => tracing::warn!(call, attempt, wait_ms, cause, "upstream lost"),
+        Fact::Reconnected {
+            gap_ms,
+            attempts,
+            items,
+        } => tracing::info!(call, gap_ms, attempts, items, "upstream again"),
+        Fact::RolledOver { items } => tracing::info!(call, items, "session rolled over"),
+        Fact::ModelUnavailable { action } => {
+            let action = match action {
+                OnModelUnavailable::Message(_) => "message",
+                OnModelUnavailable::Conference(_) => "conference",
+                OnModelUnavailable::HangUp => "hang_up",
+            };
+            tracing::warn!(call, action, "model unavailable");
+        }
+        Fact::Nudged { stage } => tracing::info!(call, stage, "silence"),
+        Fact::Goodbye { reason } => tracing::info!(call, reason = reason.label(), "goodbye"),
+        Fact::Turn(turn) => {
+            let ms = |time: Option<std::time::Duration>| time.map(|time| time.as_millis() as u64);
+            tracing::debug!(
+                call,
+                created_ms = ms(turn.created),
+                first_delta_ms = ms(turn.first_delta),
+                first_byte_ms = ms(turn.first_byte),
+                first_mark_ms = ms(turn.first_mark),
+                "turn"
+            );
         }
         Fact::Note { text } => tracing::warn!(call, note = text, "call note"),
         Fact::ResponseDone {

@@ -4,9 +4,12 @@
 
 use super::name;
 use crate::base::id::WorkerId;
+use crate::call::trace::{STAGES, Turn};
 use crate::call::{Drop, EndReason, Stats};
-use metrics::{Counter, Gauge, Label};
-use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use metrics::{Counter, Gauge, Histogram, Label};
+use metrics_exporter_prometheus::{
+    Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder,
+};
 use std::sync::OnceLock;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -116,6 +119,9 @@ const SESSION_TOTALS: &[Total<Stats>] = &[
     (name::MARKS, &[("step", "returned")], |s| s.marks_returned),
     (name::SCAN_FALLBACKS, &[], |s| s.scan_fallbacks),
     (name::UNKNOWN_FIELDS, &[], |s| s.unknown_fields),
+    (name::RECONNECTS, &[], |s| s.reconnects),
+    (name::RECONNECT_ATTEMPTS, &[], |s| s.reconnect_attempts),
+    (name::ROLLOVERS, &[], |s| s.rollovers),
 ];
 
 /// What is published of the worker itself.
@@ -143,7 +149,7 @@ const WORKER_GAUGES: &[Total<WorkerStats>] = &[
 pub fn install() -> PrometheusHandle {
     static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
     let install = || {
-        let recorder = PrometheusBuilder::new().build_recorder();
+        let recorder = recorder();
         let handle = recorder.handle();
         // Only somebody else's recorder can be in the way: then ours stays empty, and calls go on.
         if metrics::set_global_recorder(recorder).is_err() {
@@ -155,10 +161,27 @@ pub fn install() -> PrometheusHandle {
     HANDLE.get_or_init(install).clone()
 }
 
+/// Bounds of `TURN_STAGE`, seconds: our own share is at the low end, a caller who waits too long at the other.
+const TURN_BUCKETS: [f64; 14] = [
+    0.001, 0.005, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.5, 5.0, 10.0,
+];
+
+fn recorder() -> PrometheusRecorder {
+    let builder = PrometheusBuilder::new();
+    let name = Matcher::Full(name::TURN_STAGE.to_owned());
+    builder
+        .set_buckets_for_metric(name, &TURN_BUCKETS)
+        .expect("there are buckets")
+        .build_recorder()
+}
+
 /// Tells the current recorder what each metric is, and sets those that never change.
 pub fn describe() {
     for (name, help) in name::COUNTERS {
         metrics::describe_counter!(*name, *help);
+    }
+    for (name, help) in name::HISTOGRAMS {
+        metrics::describe_histogram!(*name, *help);
     }
     for (name, help) in name::GAUGES {
         metrics::describe_gauge!(*name, *help);
@@ -178,6 +201,7 @@ pub struct WorkerMeter {
     totals: Vec<Counter>,
     gauges: Vec<Gauge>,
     ended: Vec<(EndReason, Counter)>,
+    turns: Vec<(&'static str, Histogram)>,
 }
 
 impl std::fmt::Debug for WorkerMeter {
@@ -218,6 +242,13 @@ impl WorkerMeter {
                 .iter()
                 .map(|(n, l, _)| metrics::gauge!(*n, labels(l)))
                 .collect(),
+            turns: STAGES
+                .iter()
+                .map(|stage| {
+                    let labels = labels(&[("stage", stage)]);
+                    (*stage, metrics::histogram!(name::TURN_STAGE, labels))
+                })
+                .collect(),
             ended: name::END_REASONS
                 .iter()
                 .map(|reason| {
@@ -249,6 +280,15 @@ impl WorkerMeter {
         }
         for (gauge, (_, _, value)) in self.gauges.iter().zip(WORKER_GAUGES) {
             gauge.set(value(worker) as f64);
+        }
+    }
+
+    /// Records where a turn's time went.
+    pub fn turn(&self, turn: &Turn) {
+        for (stage, time) in turn.stages() {
+            if let Some((_, histogram)) = self.turns.iter().find(|(name, _)| *name == stage) {
+                histogram.record(time.as_secs_f64());
+            }
         }
     }
 

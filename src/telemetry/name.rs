@@ -58,6 +58,14 @@ pub const HTTP_REQUESTS: &str = "voxrelay_http_requests_total";
 /// Voice webhooks by `outcome`.
 pub const WEBHOOKS: &str = "voxrelay_webhooks_total";
 /// Always 1; `version` and `commit` tell the build.
+pub const TURN_STAGE: &str = "voxrelay_turn_stage_seconds";
+/// See `HISTOGRAMS`' neighbours.
+pub const RECONNECTS: &str = "voxrelay_upstream_reconnects_total";
+/// As above.
+pub const RECONNECT_ATTEMPTS: &str = "voxrelay_upstream_reconnect_attempts_total";
+/// As above.
+pub const ROLLOVERS: &str = "voxrelay_upstream_rollovers_total";
+/// As above.
 pub const BUILD_INFO: &str = "voxrelay_build_info";
 /// When the process started, seconds since 1970.
 pub const START_TIME: &str = "voxrelay_process_start_time_seconds";
@@ -97,9 +105,21 @@ pub const COUNTERS: &[(&str, &str)] = &[
     (PANICS, "Panics caught in sessions"),
     (REPORTS_DROPPED, "Reports that found the queue full"),
     (TLS_ERRORS, "TLS errors on established legs"),
+    (
+        RECONNECTS,
+        "Outages of the model's connection that were overcome",
+    ),
+    (RECONNECT_ATTEMPTS, "Tries to reconnect to the model"),
+    (ROLLOVERS, "Sessions replaced before they expired"),
     (HTTP_REQUESTS, "Requests answered by the control plane"),
     (WEBHOOKS, "Voice webhooks by outcome"),
 ];
+
+/// Name and help of every histogram above.
+pub const HISTOGRAMS: &[(&str, &str)] = &[(
+    TURN_STAGE,
+    "From the caller's last word to each stage of the answer, seconds",
+)];
 
 /// Name and help of every gauge above.
 pub const GAUGES: &[(&str, &str)] = &[
@@ -125,6 +145,8 @@ pub const END_REASONS: &[EndReason] = &[
     EndReason::RealtimeLost,
     EndReason::RealtimeStalled,
     EndReason::RealtimeProtocol,
+    EndReason::Silence,
+    EndReason::MaxDuration,
     EndReason::HungUpByOperator,
     EndReason::Drained,
     EndReason::Internal,

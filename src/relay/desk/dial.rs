@@ -9,6 +9,7 @@ use super::conn::{Conn, Sockets};
 use crate::base::id::{CallId, SlotKey, WorkerId};
 use crate::base::limit::{CONNECT_DEADLINE, HEAD_BYTES_MAX, UPSTREAM_DEADLINE};
 use crate::bus::command::ToWorker;
+use crate::call::{DialFailure, Leg};
 use crate::config::Secret;
 use crate::proto::http::head::{HeadError, Parsed, parse_response};
 use crate::proto::http::upgrade::{ResponseError, check_response, write_request};
@@ -364,12 +365,33 @@ impl KeyRing {
     }
 }
 
+/// What a dial is for; see `ToDesk::Dial`.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asked {
+    pub(super) worker: WorkerId,
+    pub(super) slot: SlotKey,
+    pub(super) call_id: CallId,
+    pub(super) leg: Leg,
+    pub(super) once: bool,
+}
+
 /// Answers `ToDesk::Dial`.
-pub(super) async fn run(desk: Rc<Desk>, worker: WorkerId, slot: SlotKey, call_id: CallId) {
-    let outcome = attempts(&desk, call_id).await;
+pub(super) async fn run(desk: Rc<Desk>, asked: Asked) {
+    let Asked {
+        worker,
+        slot,
+        call_id,
+        leg,
+        once,
+    } = asked;
+    let outcome = attempts(&desk, call_id, once).await;
     let order = ToWorker::Upstream {
         slot,
-        outcome: outcome.map(Box::new).map_err(|error| error.to_string()),
+        leg,
+        outcome: outcome.map(Box::new).map_err(|error| DialFailure {
+            text: error.to_string(),
+            retry: error.may_retry(),
+        }),
     };
     let sent = match desk.workers.get(usize::from(worker.0)) {
         Some(sender) => sender.send(order),
@@ -382,11 +404,15 @@ pub(super) async fn run(desk: Rc<Desk>, worker: WorkerId, slot: SlotKey, call_id
     }
 }
 
-async fn attempts(desk: &Desk, call_id: CallId) -> Result<Established, DialError> {
+async fn attempts(desk: &Desk, call_id: CallId, once: bool) -> Result<Established, DialError> {
     let started = Instant::now();
-    let deadline = started + UPSTREAM_DEADLINE;
+    // One that is part of an outage's schedule must leave time for the others.
+    let (deadline, attempts) = match once {
+        true => (started + CONNECT_DEADLINE, 1),
+        false => (started + UPSTREAM_DEADLINE, ATTEMPT_DELAYS_MS.len()),
+    };
     let mut wait = Duration::ZERO;
-    for attempt in 1..=ATTEMPT_DELAYS_MS.len() {
+    for attempt in 1..=attempts {
         tokio::time::sleep(wait).await;
         let key = desk.keys.borrow_mut().pick(Instant::now());
         let headers = key.and_then(|i| endpoint::headers(desk.keys.borrow().keys[i].expose()));
@@ -419,6 +445,7 @@ async fn attempts(desk: &Desk, call_id: CallId) -> Result<Established, DialError
         }
         let delay = ATTEMPT_DELAYS_MS
             .get(attempt)
+            .filter(|_| !once)
             .map(|ms| next_delay(*ms, &error, other_key));
         let retry = delay
             .filter(|delay| (other_key || error.may_retry()) && Instant::now() + *delay < deadline);

@@ -257,8 +257,17 @@ async fn run(desk: Rc<Desk>, mut inbox: DeskInbox, listeners: Vec<TcpListener>) 
                 worker,
                 slot,
                 call_id,
+                leg,
+                once,
             } => {
-                spawn(dial::run(desk.clone(), worker, slot, call_id));
+                let asked = dial::Asked {
+                    worker,
+                    slot,
+                    call_id,
+                    leg,
+                    once,
+                };
+                spawn(dial::run(desk.clone(), asked));
             }
             ToDesk::Ended { worker, call_id: _ } => desk.admission.borrow_mut().release(worker),
             ToDesk::Admit { head, peer, answer } => {

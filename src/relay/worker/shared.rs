@@ -135,14 +135,8 @@ impl Shared {
     pub(super) fn obey(&mut self, life: &mut Life) {
         while let Some(intent) = life.driver.poll_intent() {
             match intent {
-                Intent::Dial => {
-                    let order = ToDesk::Dial {
-                        worker: self.id,
-                        slot: life.key,
-                        call_id: life.call_id,
-                    };
-                    self.tell_desk(order);
-                }
+                Intent::Dial => self.dial(life, Leg::Realtime, false),
+                Intent::Redial(leg) => self.dial(life, leg, true),
                 Intent::Finish(which) => {
                     if let Some(leg) = &mut life.legs[index_of(which)]
                         && leg.phase == Phase::Open
@@ -160,6 +154,16 @@ impl Shared {
                 }
             }
         }
+    }
+
+    fn dial(&mut self, life: &Life, leg: Leg, once: bool) {
+        self.tell_desk(ToDesk::Dial {
+            worker: self.id,
+            slot: life.key,
+            call_id: life.call_id,
+            leg,
+            once,
+        });
     }
 
     /// Starts the leg's next send, if none is in flight and something waits.
@@ -276,6 +280,9 @@ impl Shared {
     }
 
     pub(super) fn send_report(&mut self, call_id: CallId, fact: Fact, reported_end: &mut bool) {
+        if let Fact::Turn(turn) = &fact {
+            self.meter.turn(turn);
+        }
         if let Fact::Ended { reason, stats } = &fact {
             *reported_end = true;
             self.meter.ended(*reason);
@@ -326,10 +333,10 @@ impl Shared {
 }
 
 pub(super) fn leg_of(index: u8) -> Leg {
-    if index == 0 {
-        Leg::Carrier
-    } else {
-        Leg::Realtime
+    match index {
+        0 => Leg::Carrier,
+        1 => Leg::Realtime,
+        _ => Leg::Standby,
     }
 }
 
@@ -337,5 +344,6 @@ pub(super) fn index_of(leg: Leg) -> usize {
     match leg {
         Leg::Carrier => 0,
         Leg::Realtime => 1,
+        Leg::Standby => 2,
     }
 }

@@ -212,7 +212,7 @@ fn a_dial_that_succeeds_after_the_end_is_aborted() {
         Some(Intent::Abort(Leg::Realtime))
     );
     pair.session
-        .handle_upstream(Err("late".to_owned()), now(pair.at_ms));
+        .handle_upstream(failed("late"), now(pair.at_ms));
     assert_eq!(pair.session.poll_intent(), None);
     assert_eq!(pair.wind_up(), EndReason::CallerHungUp);
 }

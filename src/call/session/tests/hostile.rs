@@ -221,7 +221,7 @@ fn play(pair: &mut Pair, step: Step) {
                     pair.connect();
                 } else {
                     let at = now(pair.at_ms);
-                    pair.session.handle_upstream(Err("refused".to_owned()), at);
+                    pair.session.handle_upstream(failed("refused"), at);
                     pair.pump();
                 }
             }

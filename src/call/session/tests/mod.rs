@@ -4,6 +4,8 @@ mod audio;
 mod ends;
 mod harness;
 mod hostile;
+mod life;
 mod model;
+mod outage;
 mod sim;
 mod start;
