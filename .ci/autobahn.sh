@@ -51,4 +51,4 @@ JSON
     exit 2
     ;;
 esac
-python3 "$here/autobahn_judge.py" "$side" "$report" "$here/autobahn-exceptions.txt"
+python3 -B "$here/autobahn_judge.py" "$side" "$report" "$here/autobahn-exceptions.txt"

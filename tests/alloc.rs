@@ -206,6 +206,7 @@ fn a_minute_of_a_call_allocates_nothing() {
             Setup {
                 call_id: CallId::new("call").unwrap(),
                 settings: Arc::new(Settings::default()),
+                policy: Arc::default(),
                 expected_call_sid: None,
                 seed: [3; 32],
             },

@@ -82,15 +82,12 @@ async fn whole_call(mut carrier: Carrier, model: &mut Model) {
             bytes += unbase64(&delta).len();
         }
         // One mark per 200 ms at most, at least one per 400 ms, and one behind the item's end.
-        loop {
-            match carrier.next().await {
-                Got::Message(message) if message["event"] == "mark" => {
-                    let name = message["mark"]["name"].as_str().expect("text").to_owned();
-                    carrier.return_mark(&name).await;
-                    break;
-                }
-                other => panic!("expected the item's last mark, got {other:?}"),
+        match carrier.next().await {
+            Got::Message(message) if message["event"] == "mark" => {
+                let name = message["mark"]["name"].as_str().expect("text");
+                carrier.return_mark(name).await;
             }
+            other => panic!("expected the item's last mark, got {other:?}"),
         }
         let marks = carrier.marks.len() - marks_before;
         let duration_ms = bytes / 8;

@@ -7,7 +7,7 @@ mod common;
 
 use common::carrier::{Carrier, FRAME_BYTES, frame};
 use common::daemon::{Daemon, Launch};
-use common::model::{Connection, Model};
+use common::model::{Connection, Got, Model};
 use common::pair::Pair;
 use common::{audio, base64, metric};
 use serde_json::json;
@@ -105,13 +105,8 @@ async fn another_format_confirmed_ends_the_call() {
     model.confirm_pcm().await;
     ended_for(&mut carrier, "pcm").await;
     // Not one byte of audio was sent in a format that the model reads as noise.
-    loop {
-        match model.next().await {
-            common::model::Got::Event(event) => {
-                assert_ne!(event["type"], "input_audio_buffer.append", "{event}");
-            }
-            common::model::Got::Close(_) | common::model::Got::Gone => break,
-        }
+    while let Got::Event(event) = model.next().await {
+        assert_ne!(event["type"], "input_audio_buffer.append", "{event}");
     }
     stage.healthy.round_trip().await;
 }

@@ -50,10 +50,18 @@ pub const GAP_FILL_MS_MIN: u64 = 20;
 pub const SILENCE_PAD_AFTER: Duration = Duration::from_millis(750);
 /// See `SILENCE_PAD_AFTER`; deducted from later filling.
 pub const SILENCE_PAD_MS: u64 = 1_000;
+/// From `response.create` to `response.created` or an error; then the slot is free again.
+pub const RESPONSE_DEADLINE: Duration = Duration::from_secs(10);
 /// Audio between two marks.
 pub const MARK_INTERVAL_MS: u64 = 200;
+/// From the first mark sent to the first returned; past it the call's notes say that the stream looks one-way.
+pub const FIRST_MARK_DEADLINE: Duration = Duration::from_secs(5);
 /// Messages with another stream's id before the leg is closed (feature row B06).
 pub const FOREIGN_STREAM_MAX: u32 = 3;
+/// Custom parameters of a stream that are handed on.
+pub const PARAMETERS_MAX: usize = 64;
+/// One custom parameter, name and value together, characters: Twilio's own bound for `<Parameter>`.
+pub const PARAMETER_CHARS_MAX: usize = 500;
 /// Messages that do not parse before the leg is closed.
 pub const MALFORMED_MAX: u32 = 50;
 /// How long a stream ticket is good for.

@@ -81,6 +81,18 @@ pub enum ToDesk {
         /// One attempt only: whoever asks has a schedule of its own.
         once: bool,
     },
+    /// The call ended while its dial was out: give it up. No answer follows.
+    CancelDial {
+        /// Who asked.
+        worker: WorkerId,
+        /// For which session.
+        slot: SlotKey,
+    },
+    /// A model leg that came after its call's end: close it in order.
+    Discard {
+        /// The leg, upgraded.
+        upstream: Box<Established>,
+    },
     /// A worker's call is over: its place counts again.
     Ended {
         /// Whose.

@@ -5,6 +5,7 @@ use super::policy::OnModelUnavailable;
 use super::trace::Turn;
 use crate::base::id::{CallId, CallSid, ItemId, ResponseId, StreamSid};
 use crate::base::time::Now;
+use crate::proto::ws::reader::Violation;
 
 /// One of a call's two connections.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
@@ -148,7 +149,7 @@ pub enum Fact {
         stream_sid: StreamSid,
         /// The phone call.
         call_sid: Option<CallSid>,
-        /// `start.customParameters`, in order.
+        /// `start.customParameters`, in order: at most `limit::PARAMETERS_MAX`, none longer than a carrier sends.
         parameters: Vec<(String, String)>,
     },
     /// `session.updated` confirmed our settings. The exact `session.update` that we had sent.
@@ -204,6 +205,31 @@ pub enum Fact {
         item_id: ItemId,
         /// The text.
         text: String,
+    },
+    /// An item of the model's is over: what the caller heard of it. All of it, or less when it was cut.
+    Heard {
+        /// The conversation item.
+        item_id: ItemId,
+        /// Heard, milliseconds.
+        heard_ms: u64,
+        /// Generated, milliseconds.
+        total_ms: u64,
+        /// The transcript as far as it was heard, in proportion.
+        text: String,
+    },
+    /// The caller interrupted: the carrier was told to forget what it had not played.
+    BargeIn {
+        /// Audio that was not heard, milliseconds.
+        unplayed_ms: u64,
+        /// Items that were cut.
+        items: u32,
+    },
+    /// The model was told how much of an item was heard.
+    Cut {
+        /// The conversation item.
+        item_id: ItemId,
+        /// What was heard, milliseconds.
+        audio_end_ms: u64,
     },
     /// A key was pressed.
     Dtmf {
@@ -262,6 +288,15 @@ pub enum Fact {
     },
     /// A turn was answered and the answer's beginning was heard.
     Turn(Turn),
+    /// What the model's account has left of something. At 0 the next response may fail.
+    RateLimit {
+        /// What is limited: a bounded metric label.
+        name: &'static str,
+        /// How much is left.
+        remaining: u64,
+        /// Until all is there again, ms.
+        reset_ms: Option<u64>,
+    },
     /// Something an operator should read in this call's notes.
     Note {
         /// One sentence.
@@ -299,6 +334,8 @@ pub enum Drop {
     ForeignStream,
     /// A second `start`.
     SecondStart,
+    /// A custom parameter beyond `limit::PARAMETERS_MAX`, or too long.
+    Parameter,
     /// Not JSON, cut, too deep, a needed field missing or of another type, a known key twice.
     Malformed,
     /// The payload is not valid base64.
@@ -317,10 +354,14 @@ pub enum Drop {
     UnknownMark,
     /// A gap in stream time beyond what is filled.
     GapTooLong,
+    /// Model audio of a response or item that was cut, or is complete.
+    LateDelta,
+    /// Model audio past the bound on what may wait to be heard.
+    Unplayed,
 }
 
 /// How many `Drop` reasons there are.
-pub const DROP_REASONS: usize = Drop::GapTooLong as usize + 1;
+pub const DROP_REASONS: usize = Drop::Unplayed as usize + 1;
 
 impl Drop {
     /// All of them, in the order of `Stats::drops`.
@@ -329,6 +370,7 @@ impl Drop {
         Drop::BeforeStart,
         Drop::ForeignStream,
         Drop::SecondStart,
+        Drop::Parameter,
         Drop::Malformed,
         Drop::BadBase64,
         Drop::Binary,
@@ -338,6 +380,8 @@ impl Drop {
         Drop::OutboxFull,
         Drop::UnknownMark,
         Drop::GapTooLong,
+        Drop::LateDelta,
+        Drop::Unplayed,
     ];
 
     /// A bounded metric label.
@@ -347,6 +391,7 @@ impl Drop {
             Drop::BeforeStart => "before_start",
             Drop::ForeignStream => "foreign_stream",
             Drop::SecondStart => "second_start",
+            Drop::Parameter => "parameter",
             Drop::Malformed => "malformed",
             Drop::BadBase64 => "bad_base64",
             Drop::Binary => "binary",
@@ -356,9 +401,25 @@ impl Drop {
             Drop::OutboxFull => "outbox_full",
             Drop::UnknownMark => "unknown_mark",
             Drop::GapTooLong => "gap_too_long",
+            Drop::LateDelta => "late_delta",
+            Drop::Unplayed => "unplayed",
         }
     }
 }
+
+/// How a leg can break the protocol: the WebSocket's rules, and messages that kept being malformed. Metric labels.
+pub const VIOLATIONS: [&str; Violation::ALL.len() + 1] = {
+    let mut labels = [MALFORMED; Violation::ALL.len() + 1];
+    let mut i = 0;
+    while i < Violation::ALL.len() {
+        labels[i] = Violation::ALL[i].label();
+        i += 1;
+    }
+    labels
+};
+
+/// The label of a leg that was closed after `limit::MALFORMED_MAX` malformed messages.
+pub(super) const MALFORMED: &str = "malformed";
 
 /// What one call counted. Plain integers; the worker sums and publishes them.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -383,7 +444,7 @@ pub struct Stats {
     pub outbound_frames: u64,
     /// Their audio, PCMU bytes.
     pub outbound_bytes: u64,
-    /// `media` messages sent to the carrier.
+    /// `media` messages queued for the carrier.
     pub outbound_frames_sent: u64,
     /// Their audio, PCMU bytes.
     pub outbound_bytes_sent: u64,
@@ -403,6 +464,32 @@ pub struct Stats {
     pub marks_sent: u64,
     /// Marks that came back.
     pub marks_returned: u64,
+    /// Interruptions by the caller that cut something.
+    pub barge_ins: u64,
+    /// Interruptions that were held back to be confirmed.
+    pub pauses: u64,
+    /// Of those, the ones that were taken back.
+    pub resumes: u64,
+    /// Audio sent a second time after such a one, PCMU bytes.
+    pub resent_bytes: u64,
+    /// `clear` messages sent.
+    pub clears: u64,
+    /// Items truncated at what was heard.
+    pub truncates: u64,
+    /// Truncations that the model refused.
+    pub truncates_refused: u64,
+    /// Items deleted, because they could not be truncated.
+    pub items_deleted: u64,
+    /// Of `outbound_bytes_sent`: cut before it went out, PCMU bytes.
+    pub outbound_bytes_cut: u64,
+    /// Marks that came back after a `clear`: not heard.
+    pub marks_flushed: u64,
+    /// Marks that came back before their audio can have been played.
+    pub marks_early: u64,
+    /// `response.done` of a response that was done before.
+    pub responses_repeated: u64,
+    /// Audio waiting to be heard, at its most, milliseconds.
+    pub unplayed_ms_peak: u64,
     /// Hot messages that the strict scanner did not take and simd-json did.
     pub scan_fallbacks: u64,
     /// Known messages with fields that we do not know.
@@ -413,6 +500,8 @@ pub struct Stats {
     pub reconnect_attempts: u64,
     /// Sessions replaced before their time was up.
     pub rollovers: u64,
+    /// Ends by a broken protocol: by leg, then in the order of `VIOLATIONS`.
+    pub violations: [[u64; VIOLATIONS.len()]; 2],
     /// Messages dropped, by reason.
     pub drops: [u64; DROP_REASONS],
     /// Audio dropped with them, PCMU bytes, caller to model.
@@ -446,6 +535,19 @@ impl Stats {
             held_bytes_peak,
             marks_sent,
             marks_returned,
+            barge_ins,
+            pauses,
+            resumes,
+            resent_bytes,
+            clears,
+            truncates,
+            truncates_refused,
+            items_deleted,
+            outbound_bytes_cut,
+            marks_flushed,
+            marks_early,
+            responses_repeated,
+            unplayed_ms_peak,
             scan_fallbacks,
             unknown_fields,
             reconnects,
@@ -453,6 +555,7 @@ impl Stats {
             rollovers,
             inbound_bytes_dropped,
             outbound_bytes_dropped,
+            ref violations,
             ref drops,
         } = other;
         self.carrier_messages_in += carrier_messages_in;
@@ -474,6 +577,19 @@ impl Stats {
         self.stamp_anomalies += stamp_anomalies;
         self.marks_sent += marks_sent;
         self.marks_returned += marks_returned;
+        self.barge_ins += barge_ins;
+        self.pauses += pauses;
+        self.resumes += resumes;
+        self.resent_bytes += resent_bytes;
+        self.clears += clears;
+        self.truncates += truncates;
+        self.truncates_refused += truncates_refused;
+        self.items_deleted += items_deleted;
+        self.outbound_bytes_cut += outbound_bytes_cut;
+        self.marks_flushed += marks_flushed;
+        self.marks_early += marks_early;
+        self.responses_repeated += responses_repeated;
+        self.unplayed_ms_peak = self.unplayed_ms_peak.max(unplayed_ms_peak);
         self.scan_fallbacks += scan_fallbacks;
         self.unknown_fields += unknown_fields;
         self.reconnects += reconnects;
@@ -484,6 +600,17 @@ impl Stats {
         self.held_bytes_peak = self.held_bytes_peak.max(held_bytes_peak);
         for (sum, count) in self.drops.iter_mut().zip(drops) {
             *sum += count;
+        }
+        let sums = self.violations.as_flattened_mut().iter_mut();
+        for (sum, count) in sums.zip(violations.as_flattened()) {
+            *sum += count;
+        }
+    }
+
+    /// Counts a leg that broke the protocol. A label that is not in `VIOLATIONS` counts nowhere.
+    pub fn violation(&mut self, leg: Leg, label: &str) {
+        if let Some(n) = VIOLATIONS.iter().position(|known| *known == label) {
+            self.violations[leg as usize][n] += 1;
         }
     }
 
@@ -509,6 +636,21 @@ mod tests {
             assert_eq!(reason as usize, i);
             assert!(labels.insert(reason.label()));
         }
+    }
+
+    #[test]
+    fn violations_have_labels_of_their_own_and_are_added_up() {
+        let distinct: std::collections::BTreeSet<_> = VIOLATIONS.into_iter().collect();
+        assert_eq!(distinct.len(), VIOLATIONS.len());
+        let mut stats = Stats::default();
+        for label in VIOLATIONS {
+            stats.violation(Leg::Carrier, label);
+        }
+        stats.violation(Leg::Realtime, MALFORMED);
+        let mut sum = stats.clone();
+        sum.add(&stats);
+        assert_eq!(sum.violations[0], [2; VIOLATIONS.len()]);
+        assert_eq!(sum.violations[1].iter().sum::<u64>(), 2);
     }
 
     #[test]

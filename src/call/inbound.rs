@@ -14,6 +14,7 @@ use crate::proto::carrier::twilio::Encoder;
 use crate::proto::carrier::{Media, MediaFormat, Message, Start};
 use crate::proto::decode::Noticed;
 use crate::proto::realtime::client_event::{APPEND_PREFIX, APPEND_SUFFIX};
+use std::time::Duration;
 
 /// Silence in one append at most: 1 s.
 const SILENCE_APPEND_BYTES: u64 = AudioMs(1_000).pcmu_bytes();
@@ -46,6 +47,9 @@ impl Call {
         }
         self.count_message_in(Leg::Carrier);
         self.stats.unknown_fields += u64::from(noticed.unknown_fields > 0);
+        if !matches!(message, Message::Media(_)) {
+            self.between += 1;
+        }
         match message {
             Message::Media(media) => {
                 self.stats.scan_fallbacks += u64::from(noticed.fallback);
@@ -73,6 +77,10 @@ impl Call {
                 }
             }
             Message::Unknown { .. } => self.stats.drop(Drop::UnknownEvent),
+        }
+        if !self.phase.is_ended() {
+            // Every 20 ms, that is.
+            self.settle_playback(now, out);
         }
     }
 
@@ -107,15 +115,24 @@ impl Call {
             return;
         }
         self.stream_sid = Some(stream_sid);
+        let guard = Duration::from_millis(u64::from(self.policy.barge_in.guard_ms));
+        self.guard_until = now.mono + guard;
         self.encoder = Encoder::new(stream_sid.as_str());
+        let parameters: Vec<_> = start
+            .parameters
+            .iter()
+            .filter(|(name, value)| {
+                name.chars().count() + value.chars().count() <= limit::PARAMETER_CHARS_MAX
+            })
+            .take(limit::PARAMETERS_MAX)
+            .map(|(name, value)| (name.clone().into_owned(), value.clone().into_owned()))
+            .collect();
+        let dropped = start.parameters.len() - parameters.len();
+        self.stats.drops[Drop::Parameter as usize] += dropped as u64;
         self.facts.push_back(Fact::Started {
             stream_sid,
             call_sid,
-            parameters: start
-                .parameters
-                .iter()
-                .map(|(name, value)| (name.clone().into_owned(), value.clone().into_owned()))
-                .collect(),
+            parameters,
         });
         self.enter(Phase::Dialing);
         self.timers.clear(Deadline::Start);
@@ -132,17 +149,13 @@ impl Call {
             self.stats.drop(Drop::BeforeStart);
             return;
         }
-        if media.stream_sid.is_none() {
-            // Audio must name its stream (B06); keys and marks without a name have been seen and are let through.
-            self.on_foreign();
-            return;
-        }
         if !self.is_of_our_stream(media.stream_sid.as_deref()) {
             return;
         }
         if !matches!(media.track.as_deref(), None | Some("inbound")) {
             // B21: our own voice, when both tracks were asked for.
             self.stats.drop(Drop::OutboundTrack);
+            self.between += 1;
             return;
         }
         if !base64::is_valid(&media.payload) {
@@ -152,12 +165,7 @@ impl Call {
         let bytes = base64::decoded_len(&media.payload) as u64;
         self.stats.inbound_frames += 1;
         self.stats.inbound_bytes += bytes;
-        if let Some(chunk) = media.chunk {
-            if self.chunk.is_some_and(|last| last.wrapping_add(1) != chunk) {
-                self.stats.sequence_gaps += 1;
-            }
-            self.chunk = Some(chunk);
-        }
+        self.stats.sequence_gaps += u64::from(self.is_after_gap(media));
         self.last_media = now.mono;
         if self.speech_open {
             self.timers
@@ -184,6 +192,24 @@ impl Call {
             self.on_early_dropped(dropped);
             self.stats.held_bytes_peak = self.stats.held_bytes_peak.max(held);
         }
+    }
+
+    /// Whether this frame's number does not follow the last one's: the chunk's number, or where a carrier gives none,
+    /// the message's, which keys, marks and the other track may have had a share in.
+    fn is_after_gap(&mut self, media: &Media<'_>) -> bool {
+        let between = std::mem::take(&mut self.between);
+        let sequence = media.sequence_number;
+        let last_sequence = self.sequence;
+        self.sequence = sequence.or(last_sequence);
+        if let Some(chunk) = media.chunk {
+            let last = self.chunk.replace(chunk);
+            return last.is_some_and(|last| last.wrapping_add(1) != chunk);
+        }
+        let (Some(last), Some(sequence)) = (last_sequence, sequence) else {
+            return false;
+        };
+        // 1 where nothing is missing, wherever the count wraps.
+        !(1..=between.saturating_add(1)).contains(&sequence.wrapping_sub(last))
     }
 
     fn on_fill(&mut self, fill: AudioMs, out: &mut impl Output) {
@@ -269,25 +295,35 @@ impl Call {
     }
 
     fn on_mark(&mut self, name: Option<&str>, now: Now) {
-        match name.and_then(|name| self.marks.returned(name)) {
-            Some(position) => {
-                self.stats.marks_returned += 1;
-                self.facts.push_back(Fact::MarkReturned {
-                    name: position.name(),
-                });
-                self.on_mark_back(position.item, now);
-            }
-            None => self.stats.drop(Drop::UnknownMark),
+        let Some(mark) = name.and_then(|name| self.marks.returned(name)) else {
+            self.stats.drop(Drop::UnknownMark);
+            return;
+        };
+        self.stats.marks_returned += 1;
+        self.timers.clear(Deadline::FirstMark);
+        if mark.flushed {
+            // The `clear` sent it back. One that was really played may be among them: heard less is the safe side.
+            self.stats.marks_flushed += 1;
+            self.on_mark_back(0, now);
+            return;
         }
+        if !self.playback.on_mark(mark.offset, now.mono) {
+            self.stats.marks_early += 1;
+        }
+        self.facts.push_back(Fact::MarkReturned {
+            name: mark.position.name(),
+        });
+        self.on_mark_back(mark.position.item, now);
     }
 
-    /// Whether a message belongs to this stream; drops and counts it when not.
+    /// Whether a message belongs to this stream; drops and counts it when not. One that names no stream is not
+    /// ours either: Twilio always names it, so what does not is no carrier's (B06).
     fn is_of_our_stream(&mut self, sid: Option<&str>) -> bool {
         let Some(ours) = &self.stream_sid else {
             self.stats.drop(Drop::BeforeStart);
             return false;
         };
-        if sid.is_none_or(|sid| sid == ours.as_str()) {
+        if sid == Some(ours.as_str()) {
             return true;
         }
         self.on_foreign();

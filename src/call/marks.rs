@@ -4,12 +4,13 @@
 //! comes back late is known to be flushed, not played), items are numbered from 1 within the call, and `ms` is
 //! how much of the item was sent when the mark was. No two marks of a call have the same name.
 //!
-//! The playback ledger (what of an item was heard) will stand on this: `Marks::returned` already says which
-//! position a mark stood for, and `generation` is moved by the barge-in that sends a `clear`.
+//! What a mark proves is `playback`'s matter: a mark that is out remembers its offset on the ledger's line, and one of an
+//! older generation came back because of a `clear`, not because it was heard.
 
-use crate::base::id::{Inline, ItemId};
+use crate::base::id::Inline;
 use crate::base::limit::MARK_INTERVAL_MS;
 use crate::base::unit::AudioMs;
+use crate::call::playback::Place;
 use std::collections::VecDeque;
 use std::fmt::Write as _;
 
@@ -78,82 +79,73 @@ impl std::fmt::Write for Text {
     }
 }
 
+/// A mark that came back.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Returned {
+    /// Where it stands.
+    pub position: Position,
+    /// The same on the ledger's line.
+    pub offset: u64,
+    /// A `clear` was sent since it was: it may never have been played.
+    pub flushed: bool,
+}
+
 /// Marks of one call.
 #[derive(Clone, Debug, Default)]
 pub struct Marks {
     generation: u32,
-    /// The item whose audio is being sent: its number, and its id where it has one.
-    item: u32,
-    item_id: Option<ItemId>,
-    /// PCMU bytes of the item sent.
-    sent_bytes: u64,
-    /// `sent_bytes` at the item's last mark; `None` before its first.
-    marked_bytes: Option<u64>,
-    /// Sent and not returned, oldest first.
-    out: VecDeque<Position>,
+    /// The last mark, and its offset.
+    last: Option<Position>,
+    marked: u64,
+    /// Sent and not returned, oldest first, with their offsets.
+    out: VecDeque<(Position, u64)>,
 }
 
 impl Marks {
-    /// Whether audio with this item id belongs to the current item. Audio without an id belongs to whatever is
-    /// current.
-    pub fn is_current(&self, item_id: Option<&str>) -> bool {
-        self.item > 0
-            && match (item_id, &self.item_id) {
-                (Some(id), Some(current)) => id == current.as_str(),
-                (Some(_), None) => false,
-                (None, _) => true,
-            }
+    /// Whether a mark is due when so much is queued.
+    pub fn is_due(&self, queued: u64) -> bool {
+        queued.saturating_sub(self.marked) >= AudioMs(MARK_INTERVAL_MS).pcmu_bytes()
     }
 
-    /// Another item's audio follows.
-    pub fn begin_item(&mut self, item_id: Option<ItemId>) {
-        self.item = self.item.saturating_add(1);
-        self.item_id = item_id;
-        self.sent_bytes = 0;
-        self.marked_bytes = None;
+    /// The mark for `place`; `None` when one of that name was sent.
+    pub fn at(&self, place: Place) -> Option<Position> {
+        let position = Position {
+            generation: self.generation,
+            item: place.item,
+            sent: place.sent,
+        };
+        (self.last != Some(position)).then_some(position)
     }
 
-    /// Audio of the current item was sent. Returns the mark to send behind it, when one is due.
-    pub fn on_sent(&mut self, bytes: u64) -> Option<Position> {
-        self.sent_bytes += bytes;
-        let since = self.sent_bytes - self.marked_bytes.unwrap_or(0);
-        (since >= AudioMs(MARK_INTERVAL_MS).pcmu_bytes()).then(|| self.position())
-    }
-
-    /// The current item is complete. Returns the mark to send behind it, unless none of it was sent or a mark
-    /// stands there already.
-    pub fn on_item_end(&mut self) -> Option<Position> {
-        if self.sent_bytes == 0 {
-            return None;
-        }
-        let position = self.position();
-        match self.marked_bytes {
-            Some(bytes) if AudioMs::from_pcmu_bytes(bytes) == position.sent => None,
-            _ => Some(position),
-        }
-    }
-
-    /// The mark at `position` (the last one asked for) was sent.
-    pub fn sent(&mut self, position: Position) {
-        self.marked_bytes = Some(self.sent_bytes);
+    /// The mark at `position` was sent, behind the audio that ends at `offset`.
+    pub fn sent(&mut self, position: Position, offset: u64) {
+        self.last = Some(position);
+        self.marked = offset;
         if self.out.len() == OUT_MAX {
             self.out.pop_front();
         }
-        self.out.push_back(position);
+        self.out.push_back((position, offset));
     }
 
-    /// A mark came back: the position it stood for, or `None` when no such mark is out.
-    pub fn returned(&mut self, name: &str) -> Option<Position> {
+    /// A `clear` follows, and what is sent from now on ends behind `offset`. The last `unsent` marks never went out.
+    pub fn clear(&mut self, unsent: usize, offset: u64) {
+        self.generation = self.generation.saturating_add(1);
+        self.out.truncate(self.out.len().saturating_sub(unsent));
+        self.marked = offset;
+    }
+
+    /// A mark came back; `None` when no such mark is out.
+    pub fn returned(&mut self, name: &str) -> Option<Returned> {
         let position = Position::parse(name)?;
         // They come back in order, so the first is nearly always the one. One that was passed over is still
         // out: nothing says that carriers never reorder.
-        let at = self.out.iter().position(|&out| out == position)?;
-        self.out.remove(at)
-    }
-
-    /// The current item's number; 0 before the first.
-    pub fn item(&self) -> u32 {
-        self.item
+        let at = self.out.iter().position(|&(out, _)| out == position)?;
+        let (position, offset) = self.out.remove(at)?;
+        Some(Returned {
+            position,
+            offset,
+            flushed: position.generation != self.generation,
+        })
     }
 
     /// Whether every mark sent has come back.
@@ -161,12 +153,9 @@ impl Marks {
         self.out.is_empty()
     }
 
-    fn position(&self) -> Position {
-        Position {
-            generation: self.generation,
-            item: self.item,
-            sent: AudioMs::from_pcmu_bytes(self.sent_bytes),
-        }
+    /// How many clears there were.
+    pub fn generation(&self) -> u32 {
+        self.generation
     }
 }
 
@@ -176,38 +165,42 @@ mod tests {
     use proptest::prelude::*;
     use std::collections::BTreeSet;
 
+    fn place(item: u32, ms: u64) -> Place {
+        Place {
+            item,
+            sent: AudioMs(ms),
+        }
+    }
+
     #[test]
-    fn a_mark_is_due_every_two_hundred_ms_and_at_the_end() {
+    fn a_mark_is_due_every_two_hundred_ms() {
         let mut marks = Marks::default();
-        assert!(!marks.is_current(None));
-        marks.begin_item(ItemId::new("item_a"));
         let mut names = Vec::new();
-        for _ in 0..25 {
-            if let Some(position) = marks.on_sent(160) {
-                marks.sent(position);
+        for n in 1..=25 {
+            if marks.is_due(n * 160) {
+                let position = marks.at(place(1, n * 20)).unwrap();
+                marks.sent(position, n * 160);
                 names.push(position.name().as_str().to_owned());
             }
         }
         assert_eq!(names, ["g0.1.200", "g0.1.400"]);
-        assert_eq!(marks.on_item_end().unwrap().name().as_str(), "g0.1.500");
     }
 
     #[test]
-    fn no_mark_before_audio_and_none_twice_at_the_same_place() {
+    fn none_goes_twice_to_the_same_place() {
         let mut marks = Marks::default();
-        marks.begin_item(None);
-        assert_eq!(marks.on_item_end(), None);
-        let position = marks.on_sent(1600).unwrap();
-        marks.sent(position);
-        assert_eq!(marks.on_item_end(), None);
+        let position = marks.at(place(1, 200)).unwrap();
+        marks.sent(position, 1600);
+        assert_eq!(marks.at(place(1, 200)), None);
+        assert!(marks.at(place(1, 201)).is_some());
+        assert!(marks.at(place(2, 200)).is_some());
     }
 
     #[test]
     fn only_marks_that_are_out_come_back_and_each_once() {
         let mut marks = Marks::default();
-        marks.begin_item(ItemId::new("a"));
-        let position = marks.on_sent(1600).unwrap();
-        marks.sent(position);
+        let position = marks.at(place(1, 200)).unwrap();
+        marks.sent(position, 1600);
         for strange in [
             "",
             "g",
@@ -222,17 +215,36 @@ mod tests {
         ] {
             assert_eq!(marks.returned(strange), None, "{strange}");
         }
-        assert_eq!(marks.returned("g0.1.200"), Some(position));
+        let returned = marks.returned("g0.1.200").unwrap();
+        assert_eq!((returned.position, returned.offset), (position, 1600));
+        assert!(!returned.flushed);
         assert_eq!(marks.returned("g0.1.200"), None);
+    }
+
+    #[test]
+    fn after_a_clear_what_comes_back_is_flushed_and_what_never_went_out_is_unknown() {
+        let mut marks = Marks::default();
+        for ms in [200, 400, 600] {
+            let position = marks.at(place(1, ms)).unwrap();
+            marks.sent(position, ms * 8);
+        }
+        marks.clear(1, 4_800);
+        assert!(marks.returned("g0.1.200").unwrap().flushed);
+        assert!(marks.returned("g0.1.400").unwrap().flushed);
+        assert_eq!(marks.returned("g0.1.600"), None);
+        assert!(!marks.is_due(4_800 + 1_599) && marks.is_due(4_800 + 1_600));
+        let position = marks.at(place(2, 200)).unwrap();
+        assert_eq!(position.name().as_str(), "g1.2.200");
+        marks.sent(position, 6_400);
+        assert!(!marks.returned("g1.2.200").unwrap().flushed);
     }
 
     #[test]
     fn marks_that_never_come_back_are_forgotten_in_the_end() {
         let mut marks = Marks::default();
-        marks.begin_item(None);
-        for _ in 0..OUT_MAX + 10 {
-            let position = marks.on_sent(1600).unwrap();
-            marks.sent(position);
+        for n in 1..=OUT_MAX as u64 + 10 {
+            let position = marks.at(place(1, n * 200)).unwrap();
+            marks.sent(position, n * 1_600);
         }
         assert_eq!(marks.out.len(), OUT_MAX);
         assert_eq!(marks.returned("g0.1.200"), None);
@@ -251,21 +263,30 @@ mod tests {
 
     proptest! {
         #[test]
-        fn names_are_unique_in_a_call(steps in proptest::collection::vec((0u64..4000, any::<bool>()), 0..300)) {
+        fn any_name_parses_to_itself_or_not_at_all(name in "g?[0-9.+-]{0,24}") {
+            if let Some(position) = Position::parse(&name) {
+                let again = position.name();
+                prop_assert_eq!(again.as_str(), &name);
+            }
+        }
+
+        #[test]
+        fn names_are_unique_in_a_call(steps in proptest::collection::vec((1u64..400, 0u8..4), 0..300)) {
             let mut marks = Marks::default();
-            marks.begin_item(None);
             let mut names = BTreeSet::new();
-            for (bytes, end) in steps {
-                if let Some(position) = marks.on_sent(bytes) {
-                    marks.sent(position);
-                    prop_assert!(names.insert(position.name()));
-                }
-                if end {
-                    if let Some(position) = marks.on_item_end() {
-                        marks.sent(position);
-                        prop_assert!(names.insert(position.name()));
+            let (mut item, mut ms, mut offset) = (1, 0, 0);
+            for (step, what) in steps {
+                match what {
+                    0 => (item, ms) = (item + 1, 0),
+                    1 => marks.clear(0, offset),
+                    _ => {
+                        ms += step;
+                        offset += step * 8;
+                        if let Some(position) = marks.at(place(item, ms)) {
+                            marks.sent(position, offset);
+                            prop_assert!(names.insert(position.name()));
+                        }
                     }
-                    marks.begin_item(None);
                 }
             }
         }

@@ -11,31 +11,42 @@
 //! | `outbound` | the model's events: set-up, its audio, marks, transcripts, errors |
 //! | `gap` | silence for what is missing in stream time |
 //! | `early` | caller audio held until the model is ready |
+//! | `playback` | the ledger: what was received, sent, heard of each item |
+//! | `barge_in` | the caller speaks: clear, cancel, truncate at what was heard; the bound on what waits to be heard |
+//! | `cuts` | what the model was told of that, and what it answers |
+//! | `hold` | audio kept so that an interruption can be taken back |
+//! | `responses` | the one response slot |
+//! | `policy` | how an agent leads a call |
 //! | `marks` | what marks are called, when one is due, which are out |
 //! | `upstream` | the model's connection lost, dialled again, replaced before its session expires |
 //! | `history` | what was said, as text, for a session that must be told again |
 //! | `greeting` | who speaks first; the one place that asks for responses |
 //! | `silence` | silence, the longest duration, the goodbye, keys |
 //! | `trace` | where the time of a turn went |
-//! | `policy` | how an agent leads its calls |
 //! | `timer` | named deadlines |
 //! | `fact` | what a call reports, how it ends, what it counts |
 //! | `outbox` | frames waiting on a leg |
 //! | `session` | bytes in, bytes out: two WebSocket legs around one `Call` |
 //!
-//! Not here yet, with its place: the playback ledger and barge-in (on `marks` and the frame boundaries of
-//! `outbox`), tools (events in `outbound`), reconnect (one more move in `state`, `early` as its buffer).
+//! Everything from the model comes through `Call::handle_realtime` (in `outbound`), everything from the carrier through
+//! `Call::handle_carrier` (in `inbound`), every deadline through `Call::handle_timeout` (here): what else wants to know of
+//! them hooks in there. Whoever wants a response asks `Call::want`.
 
+mod barge_in;
+pub mod cuts;
 pub mod early;
 pub mod fact;
 pub mod gap;
 mod greeting;
 pub mod history;
+pub mod hold;
 mod inbound;
 pub mod marks;
 mod outbound;
 pub mod outbox;
+pub mod playback;
 pub mod policy;
+pub mod responses;
 pub mod session;
 mod silence;
 pub mod state;
@@ -51,13 +62,16 @@ use crate::base::limit;
 use crate::base::time::{Mono, Now};
 use crate::proto::carrier::twilio::Encoder;
 use crate::proto::realtime::settings::Settings;
+use cuts::Cuts;
 use early::EarlyAudio;
 use gap::StreamClock;
-use greeting::Slot;
 use history::History;
+use hold::Hold;
 use marks::Marks;
-use outbox::Class;
+use outbox::{Class, Cut};
+use playback::Playback;
 use policy::Policy;
+use responses::Responses;
 use silence::{Farewell, Quiet};
 use state::Phase;
 use std::collections::VecDeque;
@@ -73,6 +87,10 @@ const FACTS_KEPT: usize = 8;
 pub trait Output {
     /// Queues one text message, made of `parts` in order, on `leg`. `false`: the leg takes no more of this class.
     fn send(&mut self, leg: Leg, class: Class, parts: &[&[u8]]) -> bool;
+    /// Drops what plays (`Class::Playing`, `Class::Mark`) and has not begun to go out on `leg`.
+    fn cut(&mut self, leg: Leg) -> Cut;
+    /// Queues one text message before everything that waits on `leg`. `false`: the leg is closed.
+    fn send_first(&mut self, leg: Leg, parts: &[&[u8]]) -> bool;
 }
 
 /// How a leg came to its end, as `Session` saw it.
@@ -130,8 +148,10 @@ pub enum Order {
 /// - Exactly one `EndReason`: the first cause wins, `Fact::Ended` is the last fact, and what is handed in afterwards
 ///   changes nothing.
 /// - At any moment `inbound_bytes == inbound_bytes_sent + inbound_bytes_dropped + held_bytes()` and
-///   `outbound_bytes == outbound_bytes_sent + outbound_bytes_dropped`. The model was given
-///   `inbound_bytes_sent + filled_bytes + padded_bytes`.
+///   `outbound_bytes == outbound_bytes_sent + outbound_bytes_dropped + paused_bytes()`. The model was given
+///   `inbound_bytes_sent + filled_bytes + padded_bytes`; what went out to the carrier is at most
+///   `outbound_bytes_sent + resent_bytes - outbound_bytes_cut`.
+/// - `handle_audio_sent` when the carrier's socket has taken audio, and only for audio that no `Output::cut` came after.
 /// - No allocation for relayed audio once the session is ready, nor for marks that come back.
 #[derive(Debug)]
 pub struct Call {
@@ -150,6 +170,10 @@ pub struct Call {
 
     /// Inbound: the chunk number of the last frame that had one.
     chunk: Option<u64>,
+    /// Inbound: the sequence number of the last frame that had one, and how many other messages came since, which
+    /// take numbers of the same count.
+    sequence: Option<u64>,
+    between: u64,
     clock: StreamClock,
     early: Option<Box<EarlyAudio>>,
     last_media: Mono,
@@ -164,7 +188,13 @@ pub struct Call {
     session_update: String,
 
     /// Outbound.
+    playback: Playback,
     marks: Marks,
+    cuts: Cuts,
+    hold: Hold,
+    /// No interruption before.
+    guard_until: Mono,
+    responses: Responses,
     /// The response whose first audio was reported.
     sounding: Option<ResponseId>,
     /// Reused for messages that are made, not spliced.
@@ -174,14 +204,15 @@ pub struct Call {
     orders: VecDeque<Order>,
     upstream: Upstream,
     history: History,
-    slot: Slot,
+    /// A turn of the caller's was committed, and no audio came in answer yet.
+    turn_open: bool,
+    /// Wishes of a time without a session.
+    wishes: Vec<responses::Want>,
     quiet: Quiet,
     farewell: Option<Farewell>,
     trace: Trace,
     /// Keys pressed and not told yet.
     keys: String,
-    /// When what was sent to the carrier will have been heard, by the clock.
-    play_until: Mono,
     /// When the caller last stopped speaking.
     last_speech: Mono,
     /// The caller or the agent has said something.
@@ -211,6 +242,8 @@ impl Call {
             close: None,
             stats: Stats::default(),
             chunk: None,
+            sequence: None,
+            between: 0,
             clock: StreamClock::default(),
             early: None,
             last_media: now.mono,
@@ -219,18 +252,23 @@ impl Call {
             malformed: [0; 3],
             session_id: String::new(),
             session_update: String::new(),
+            playback: Playback::default(),
             marks: Marks::default(),
+            cuts: Cuts::default(),
+            hold: Hold::default(),
+            guard_until: now.mono,
+            responses: Responses::default(),
             sounding: None,
             text: Vec::new(),
             orders: VecDeque::new(),
             upstream: Upstream::default(),
             history: History::default(),
-            slot: Slot::default(),
+            turn_open: false,
+            wishes: Vec::new(),
             quiet: Quiet::default(),
             farewell: None,
             trace: Trace::default(),
             keys: String::new(),
-            play_until: now.mono,
             last_speech: now.mono,
             anyone_spoke: false,
         }
@@ -253,7 +291,7 @@ impl Call {
         *count += 1;
         if *count >= limit::MALFORMED_MAX {
             // RFC 6455 section 7.4.1: data not consistent with the type of the message.
-            self.handle_leg_end(leg, LegEnd::Protocol(1007, "malformed"), now);
+            self.handle_leg_end(leg, LegEnd::Protocol(1007, fact::MALFORMED), now);
         }
     }
 
@@ -314,6 +352,7 @@ impl Call {
             return;
         };
         if !self.phase.is_ended() {
+            self.stats.violation(leg, label);
             self.note(format!("{leg:?}: {label}, closed with {code}."));
             self.end(reason);
             if let Some((carrier, realtime)) = &mut self.close {
@@ -345,16 +384,35 @@ impl Call {
             Some(Deadline::Setup) => self.on_setup_deadline(now),
             Some(Deadline::Rollover) => self.on_rollover(now, out),
             Some(Deadline::Standby) => self.on_standby_deadline(now, out),
-            Some(Deadline::FirstWords) => self.on_first_words(out),
+            Some(Deadline::FirstWords) => self.on_first_words(now, out),
             Some(Deadline::Silence) => self.on_silence(now, out),
             Some(Deadline::Warning) => self.on_warning(out),
             Some(Deadline::Duration) => self.on_duration(now, out),
             Some(Deadline::Goodbye) => self.on_goodbye(),
-            Some(Deadline::Keys) => self.flush_keys(out),
+            Some(Deadline::Keys) => self.flush_keys(now, out),
+            // B22: a one-way stream takes our audio and plays none of it.
+            Some(Deadline::FirstMark) => self.note(
+                "The carrier returns no marks: is this a one-way stream \
+                 (<Start><Stream> where <Connect><Stream> is meant)?"
+                    .to_owned(),
+            ),
+            Some(Deadline::Guard) => self.on_guard_over(now, out),
+            Some(Deadline::Confirm) => self.on_confirmed(now, out),
+            Some(Deadline::Response) => {
+                let event = self.responses.on_timeout();
+                self.send_create(event, now, out);
+            }
             // The rest belong to legs.
             Some(Deadline::Pong | Deadline::Ping | Deadline::Stall | Deadline::Close) => {}
         }
         true
+    }
+
+    /// The carrier's socket has taken so many PCMU bytes more of what was queued for it.
+    pub fn handle_audio_sent(&mut self, bytes: u64, now: Now) {
+        if !self.phase.is_ended() {
+            self.playback.on_sent(bytes, now.mono);
+        }
     }
 
     /// The next thing to do. A dial that an end has overtaken is not asked for any more.
@@ -440,6 +498,7 @@ impl Call {
             return;
         }
         self.enter(Phase::Ended(reason));
+        self.settle_at_end();
         self.timers.clear_all();
         if let Some(early) = self.early.take() {
             self.stats.drops[Drop::EarlyAudio as usize] += early.len() as u64;

@@ -1,8 +1,9 @@
 //! The model's events: the session's set-up, its audio on its way to the caller, marks, transcripts, errors. Core; part
 //! of `Call`.
 
-use super::marks::Position;
+use super::cuts::Refused;
 use super::outbox::Class;
+use super::playback::{Place, Standing};
 use super::state::Phase;
 use super::timer::Deadline;
 use super::upstream::UPDATE_EVENT_ID;
@@ -10,6 +11,7 @@ use super::{Call, Drop, EndReason, Fact, Leg, Output, Speaker};
 use crate::base::id::{ItemId, ResponseId};
 use crate::base::limit;
 use crate::base::time::Now;
+use crate::base::unit::AudioMs;
 use crate::proto::audio::base64;
 use crate::proto::decode::Noticed;
 use crate::proto::realtime::server_event::{AudioDelta, ServerEvent, SessionEcho};
@@ -48,24 +50,29 @@ impl Call {
         }
         self.count_message_in(Leg::Realtime);
         self.stats.unknown_fields += u64::from(noticed.unknown_fields > 0);
-        self.on_event(&event, now, out);
+        self.on_event(&event, now);
         let sent_before = self.stats.outbound_bytes_sent;
         match event {
             ServerEvent::AudioDelta(delta) => {
                 self.stats.scan_fallbacks += u64::from(noticed.fallback);
-                self.on_delta(&delta, out);
+                self.on_delta(&delta, now, out);
             }
-            ServerEvent::AudioDone { item_id, .. } => {
-                if self
-                    .marks
-                    .is_current(known(item_id.as_deref(), ItemId::MAX))
-                {
-                    self.end_item(out);
+            ServerEvent::AudioDone {
+                item_id,
+                content_index,
+                ..
+            } => {
+                let item_id = known(item_id.as_deref(), ItemId::MAX);
+                if self.playback.standing(item_id, content_index) == Standing::Current {
+                    self.end_item(now, out);
                 }
+                self.playback.on_item_done(item_id, content_index);
             }
             ServerEvent::SessionCreated(echo) => self.on_created(&echo, out),
             ServerEvent::SessionUpdated(echo) => self.on_updated(&echo, now, out),
             ServerEvent::SpeechStarted { audio_start_ms, .. } => {
+                // Before anything else: the caller hears the agent until the carrier has read it.
+                self.on_speech_started(now, out);
                 self.facts.push_back(Fact::SpeechStarted { audio_start_ms });
                 if self.phase == Phase::Ready {
                     self.speech_open = true;
@@ -74,12 +81,22 @@ impl Call {
                 }
             }
             ServerEvent::SpeechStopped { audio_end_ms, .. } => {
+                self.on_speech_stopped(now, out);
                 self.facts.push_back(Fact::SpeechStopped { audio_end_ms });
                 self.speech_open = false;
                 self.timers.clear(Deadline::Pad);
             }
-            ServerEvent::ResponseCreated { response_id, .. } => {
-                if let Some(response_id) = response(response_id.as_deref()) {
+            ServerEvent::ResponseCreated {
+                response_id,
+                tag,
+                out_of_band,
+            } => {
+                let id = response(response_id.as_deref());
+                if !out_of_band {
+                    self.responses.on_created(id, tag.as_deref());
+                    self.send_create(None, now, out);
+                }
+                if let Some(response_id) = id {
                     self.facts.push_back(Fact::ResponseCreated { response_id });
                 }
             }
@@ -90,6 +107,14 @@ impl Call {
                 message,
                 ..
             } => {
+                let id = response(response_id.as_deref());
+                let (news, event) = self.responses.on_done(id);
+                self.send_create(event, now, out);
+                if !news {
+                    self.stats.responses_repeated += 1;
+                    return;
+                }
+                self.end_response(id, now, out);
                 if let Some(message) = message {
                     // A failed response has its error here and in no `error` event.
                     self.facts.push_back(Fact::RealtimeError {
@@ -97,7 +122,7 @@ impl Call {
                         message: message.into_owned(),
                     });
                 }
-                if let Some(response_id) = response(response_id.as_deref()) {
+                if let Some(response_id) = id {
                     self.facts.push_back(Fact::ResponseDone {
                         response_id,
                         status: status.unwrap_or_default().into_owned(),
@@ -106,6 +131,9 @@ impl Call {
                 }
             }
             ServerEvent::OutputTranscriptDelta { item_id, delta, .. } => {
+                if let Some(item_id) = item(item_id.as_deref()) {
+                    self.playback.on_text(item_id, &delta, false);
+                }
                 self.piece(Speaker::Assistant, item_id.as_deref(), &delta);
             }
             ServerEvent::InputTranscriptDelta { item_id, delta } => {
@@ -115,7 +143,12 @@ impl Call {
                 item_id,
                 transcript,
                 ..
-            } => self.transcript(Speaker::Assistant, item_id.as_deref(), &transcript),
+            } => {
+                if let Some(item_id) = item(item_id.as_deref()) {
+                    self.playback.on_text(item_id, &transcript, true);
+                }
+                self.transcript(Speaker::Assistant, item_id.as_deref(), &transcript);
+            }
             ServerEvent::InputTranscriptCompleted {
                 item_id,
                 transcript,
@@ -139,21 +172,69 @@ impl Call {
                 message.as_deref(),
                 event_id.as_deref(),
                 now,
+                out,
             ),
+            ServerEvent::ItemTruncated {
+                item_id,
+                content_index,
+                ..
+            } => {
+                if let Some(id) = known(item_id.as_deref(), ItemId::MAX) {
+                    self.cuts.on_truncated(id, content_index);
+                }
+            }
+            ServerEvent::OutputItemAdded {
+                response_id,
+                item: added,
+                ..
+            } => {
+                if added.kind.as_deref() == Some("message")
+                    && let Some(item_id) = item(added.id.as_deref())
+                {
+                    self.cuts
+                        .announce(item_id, response(response_id.as_deref()));
+                }
+            }
+            ServerEvent::OutputItemDone { item: done, .. } => {
+                // What is complete without audio is text, and was not to be heard.
+                if let Some(id) = known(done.id.as_deref(), ItemId::MAX) {
+                    self.cuts.on_content(id);
+                }
+            }
             ServerEvent::Ignored { .. }
             | ServerEvent::ItemAdded { .. }
             | ServerEvent::ItemDone { .. }
-            | ServerEvent::ItemTruncated { .. }
             | ServerEvent::ItemDeleted { .. }
-            | ServerEvent::OutputItemAdded { .. }
-            | ServerEvent::OutputItemDone { .. }
             | ServerEvent::ContentPart { .. }
             | ServerEvent::Committed { .. }
-            | ServerEvent::InputTimeoutTriggered { .. }
-            | ServerEvent::RateLimits(_) => {}
+            | ServerEvent::InputTimeoutTriggered { .. } => {}
+            ServerEvent::RateLimits(limits) => {
+                for (name, limit) in [("requests", limits.requests), ("tokens", limits.tokens)] {
+                    if let Some(limit) = limit
+                        && let Some(remaining) = limit.remaining
+                    {
+                        self.facts.push_back(Fact::RateLimit {
+                            name,
+                            remaining,
+                            // Saturates; NaN becomes 0.
+                            reset_ms: limit.reset_seconds.map(|s| (s * 1000.0) as u64),
+                        });
+                    }
+                }
+            }
             ServerEvent::Unknown { .. } => self.stats.drop(Drop::UnknownEvent),
         }
         self.after_event(sent_before, now, out);
+    }
+
+    /// All that a response had to say is there.
+    fn end_response(&mut self, id: Option<ResponseId>, now: Now, out: &mut impl Output) {
+        let id = id.as_ref().map(ResponseId::as_str);
+        if let Some(id) = id {
+            self.cuts.on_response_done(id);
+        }
+        self.playback.on_response_done(id);
+        self.settle_playback(now, out);
     }
 
     /// C04: the update goes out when the server is there, and not before.
@@ -205,7 +286,7 @@ impl Call {
     }
 
     /// The hot path, model to caller.
-    fn on_delta(&mut self, delta: &AudioDelta<'_>, out: &mut impl Output) {
+    fn on_delta(&mut self, delta: &AudioDelta<'_>, now: Now, out: &mut impl Output) {
         if !base64::is_valid(&delta.delta) {
             self.stats.drop(Drop::BadBase64);
             return;
@@ -222,46 +303,102 @@ impl Call {
         if bytes == 0 {
             return;
         }
+        let response_id = known(delta.response_id.as_deref(), ResponseId::MAX);
         let item_id = known(delta.item_id.as_deref(), ItemId::MAX);
-        if !self.marks.is_current(item_id) {
-            self.end_item(out);
-            self.marks.begin_item(item_id.and_then(ItemId::new));
+        let part = delta.content_index;
+        let muted = response_id.and_then(|id| self.cuts.muted(id));
+        let standing = self.playback.standing(item_id, part);
+        if muted.is_some() || standing == Standing::Closed {
+            let item_id = item_id.and_then(ItemId::new);
+            self.on_late(item_id, part, bytes, muted.unwrap_or(Drop::LateDelta), out);
+            return;
+        }
+        self.playback.advance(now.mono);
+        let mut room = true;
+        if standing == Standing::Another {
+            self.end_item(now, out);
+            if let Some(id) = item_id {
+                self.cuts.on_content(id);
+            }
+            let response_id = response_id.and_then(ResponseId::new);
+            let item_id = item_id.and_then(ItemId::new);
+            room = self.playback.begin(item_id, response_id, part);
+        }
+        let bound = AudioMs(u64::from(self.policy.unplayed_ms_max)).pcmu_bytes();
+        if !room || self.playback.unplayed_bytes() + bytes > bound {
+            self.on_overflow(response_id, item_id, part, bytes, Drop::Unplayed, out);
+            return;
+        }
+        let (.., start) = self.playback.offsets();
+        if self.policy.barge_in.confirm_ms > 0 {
+            let kept = self.hold.keep(start, bytes, &delta.delta);
+            if self.hold.paused {
+                match kept {
+                    true => self.playback.queue(bytes),
+                    // More than can be kept came while the caller spoke.
+                    false => {
+                        self.on_overflow(response_id, item_id, part, bytes, Drop::Unplayed, out);
+                    }
+                }
+                return;
+            }
         }
         let (before, after) = self.encoder.media();
         let parts = [before, &delta.delta[..], after];
-        if !out.send(Leg::Carrier, Class::Audio, &parts) {
-            self.stats.drop(Drop::OutboxFull);
-            self.stats.outbound_bytes_dropped += bytes;
+        // A message of the model's is shorter than 4 GB.
+        let class = Class::Playing(bytes as u32);
+        if !out.send(Leg::Carrier, class, &parts) {
+            self.on_overflow(response_id, item_id, part, bytes, Drop::OutboxFull, out);
             return;
         }
+        self.playback.queue(bytes);
         self.stats.carrier_messages_out += 1;
         self.stats.outbound_frames_sent += 1;
         self.stats.outbound_bytes_sent += bytes;
-        if let Some(id) = known(delta.response_id.as_deref(), ResponseId::MAX)
+        let unplayed = self.playback.unplayed_ms().0;
+        self.stats.unplayed_ms_peak = self.stats.unplayed_ms_peak.max(unplayed);
+        if let Some(id) = response_id
             && self.sounding.is_none_or(|last| last.as_str() != id)
             && let Some(response_id) = ResponseId::new(id)
         {
             self.sounding = Some(response_id);
             self.facts.push_back(Fact::FirstAudio { response_id });
         }
-        if let Some(position) = self.marks.on_sent(bytes) {
-            self.send_mark(position, out);
+        self.mark_if_due(start + bytes, now, out);
+    }
+
+    /// A mark behind the audio that ends at `offset`, when enough went since the last.
+    pub(super) fn mark_if_due(&mut self, offset: u64, now: Now, out: &mut impl Output) {
+        if self.marks.is_due(offset)
+            && let Some(place) = self.playback.place(offset)
+        {
+            self.send_mark(place, offset, now, out);
         }
     }
 
-    fn end_item(&mut self, out: &mut impl Output) {
-        if let Some(position) = self.marks.on_item_end() {
-            self.send_mark(position, out);
+    fn end_item(&mut self, now: Now, out: &mut impl Output) {
+        if !self.hold.paused
+            && let Some(place) = self.playback.end_place()
+        {
+            let (.., queued) = self.playback.offsets();
+            self.send_mark(place, queued, now, out);
         }
     }
 
-    fn send_mark(&mut self, position: Position, out: &mut impl Output) {
+    fn send_mark(&mut self, place: Place, offset: u64, now: Now, out: &mut impl Output) {
+        let Some(position) = self.marks.at(place) else {
+            return; // It has one.
+        };
         let mut text = std::mem::take(&mut self.text);
         text.clear();
         self.encoder.mark(position.name().as_str(), &mut text);
-        if self.send(out, Leg::Carrier, Class::Control, &[&text]) {
+        if self.send(out, Leg::Carrier, Class::Mark, &[&text]) {
+            if self.stats.marks_sent == 0 {
+                self.timers
+                    .set(Deadline::FirstMark, now.mono + limit::FIRST_MARK_DEADLINE);
+            }
             self.stats.marks_sent += 1;
-            self.marks.sent(position);
+            self.marks.sent(position, offset);
         }
         self.text = text;
     }
@@ -273,7 +410,28 @@ impl Call {
         message: Option<&str>,
         event_id: Option<&str>,
         now: Now,
+        out: &mut impl Output,
     ) {
+        match self.cuts.on_error(code, message, event_id) {
+            None => {
+                let event = self.responses.on_error(code, event_id);
+                self.send_create(event, now, out);
+            }
+            Some(refused) => {
+                self.stats.truncates_refused += 1;
+                let event = match refused {
+                    Refused::Retry(event) => Some(event),
+                    Refused::Delete(event) => {
+                        self.stats.items_deleted += 1;
+                        Some(event)
+                    }
+                    Refused::Ignore => None,
+                };
+                if let Some(event) = event {
+                    self.send(out, Leg::Realtime, Class::Control, &[event.as_bytes()]);
+                }
+            }
+        }
         self.facts.push_back(Fact::RealtimeError {
             code: code.or(kind).unwrap_or("unknown").to_owned(),
             message: message.unwrap_or_default().to_owned(),
@@ -347,6 +505,6 @@ pub(super) fn item(id: Option<&str>) -> Option<ItemId> {
     known(id, ItemId::MAX).and_then(ItemId::new)
 }
 
-fn response(id: Option<&str>) -> Option<ResponseId> {
+pub(super) fn response(id: Option<&str>) -> Option<ResponseId> {
     known(id, ResponseId::MAX).and_then(ResponseId::new)
 }

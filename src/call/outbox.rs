@@ -7,6 +7,9 @@
 //!        0        head                                    len
 //! ```
 //!
+//! What plays at the carrier (audio and the marks between it) can be cut: `cut` drops all of it that has not begun to go
+//! out, and `push_first` puts a frame before everything that waits. A frame that has begun is always finished.
+//!
 //! Full means: audio is refused first (`limit::OUTBOX_BYTES_MAX` less a reserve), then control; a close
 //! frame always fits. Memory that a burst took is given back once it is over.
 
@@ -22,15 +25,41 @@ const BURST_BYTES: usize = 256 * 1024;
 /// After this many times empty without need of the capacity, it is given back.
 const QUIET_TURNS: u32 = 64;
 
-/// What a frame is to us: who is refused first.
+/// What a frame is to us: who is refused first, and what a cut drops.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Class {
     /// Refused when the outbox is full.
     Audio,
+    /// Audio that plays at the other end, PCMU bytes. Refused like `Audio`, and cut.
+    Playing(u32),
+    /// Stands between playing audio. Has the reserve, and is cut.
+    Mark,
     /// Has a reserve.
     Control,
     /// A close frame: always taken, and the last.
     Close,
+}
+
+/// A waiting frame.
+#[derive(Clone, Copy, Debug)]
+struct Frame {
+    len: u32,
+    /// PCMU bytes that play, 0 for a mark; `KEEP` for what a cut leaves.
+    playing: u32,
+}
+
+/// See `Frame::playing`. No frame holds so much audio.
+const KEEP: u32 = u32::MAX;
+
+/// What a cut dropped.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Cut {
+    /// PCMU bytes.
+    pub bytes: u64,
+    /// Messages of audio.
+    pub frames: u64,
+    /// Marks, the last ones that were queued.
+    pub marks: usize,
 }
 
 /// A leg's waiting frames.
@@ -39,8 +68,8 @@ pub struct Outbox {
     buf: Vec<u8>,
     /// Bytes of `buf` that are gone: 0 <= head <= buf.len().
     head: usize,
-    /// The lengths of the waiting frames in order; they sum up to `buf.len() - head + begun`.
-    frames: VecDeque<u32>,
+    /// The waiting frames in order; their lengths sum up to `buf.len() - head + begun`.
+    frames: VecDeque<Frame>,
     /// Bytes of the first frame that are gone.
     begun: usize,
     /// Most bytes waiting since the outbox was last empty.
@@ -53,8 +82,8 @@ impl Outbox {
     /// class, nothing was written.
     pub fn push(&mut self, class: Class, len: usize, write: impl FnOnce(&mut Vec<u8>)) -> bool {
         let bound = match class {
-            Class::Audio => OUTBOX_BYTES_MAX - CONTROL_RESERVE,
-            Class::Control => OUTBOX_BYTES_MAX,
+            Class::Audio | Class::Playing(_) => OUTBOX_BYTES_MAX - CONTROL_RESERVE,
+            Class::Control | Class::Mark => OUTBOX_BYTES_MAX,
             Class::Close => usize::MAX,
         };
         let waiting = self.waiting();
@@ -76,9 +105,71 @@ impl Outbox {
             "the frame is as long as announced"
         );
         let len = self.buf.len() - before;
-        self.frames.push_back(len as u32);
+        self.frames.push_back(Frame {
+            len: len as u32,
+            playing: match class {
+                Class::Playing(bytes) => bytes.min(KEEP - 1),
+                Class::Mark => 0,
+                Class::Audio | Class::Control | Class::Close => KEEP,
+            },
+        });
         self.peak = self.peak.max(waiting + len);
         true
+    }
+
+    /// Drops what plays or stands between what plays, but for a frame that has begun. That one still goes out, and its
+    /// audio is counted no more.
+    pub fn cut(&mut self) -> Cut {
+        let mut cut = Cut::default();
+        let mut kept = usize::from(self.begun > 0);
+        if let Some(first) = self.frames.front_mut().filter(|_| kept > 0) {
+            first.playing = KEEP;
+        }
+        let mut from = self.head + self.first_left();
+        let mut to = from;
+        for i in kept..self.frames.len() {
+            let frame = self.frames[i];
+            let len = frame.len as usize;
+            if frame.playing == KEEP {
+                self.buf.copy_within(from..from + len, to);
+                to += len;
+                self.frames[kept] = frame;
+                kept += 1;
+            } else {
+                cut.bytes += u64::from(frame.playing);
+                cut.frames += u64::from(frame.playing > 0);
+                cut.marks += usize::from(frame.playing == 0);
+            }
+            from += len;
+        }
+        self.frames.truncate(kept);
+        self.buf.truncate(to);
+        if self.is_empty() {
+            self.buf.clear();
+            self.head = 0;
+            self.rest();
+        }
+        cut
+    }
+
+    /// Puts one frame of `len` bytes, written by `write` to the end of the buffer, before everything that waits and has
+    /// not begun. Always taken: for the few messages that can't wait.
+    pub fn push_first(&mut self, len: usize, write: impl FnOnce(&mut Vec<u8>)) {
+        self.push(Class::Close, len, write);
+        let at = self.head + self.first_left();
+        let first = usize::from(self.begun > 0);
+        if let Some(frame) = self.frames.pop_back() {
+            self.buf[at..].rotate_right(frame.len as usize);
+            self.frames.insert(first, frame);
+        }
+    }
+
+    /// What is left of a frame that has begun.
+    fn first_left(&self) -> usize {
+        match self.frames.front() {
+            Some(frame) if self.begun > 0 => frame.len as usize - self.begun,
+            _ => 0,
+        }
     }
 
     /// Bytes not taken yet.
@@ -101,7 +192,7 @@ impl Outbox {
     pub fn peek(&self, max: usize) -> &[u8] {
         let mut end = 0;
         for (i, &frame) in self.frames.iter().enumerate() {
-            let left = frame as usize - if i == 0 { self.begun } else { 0 };
+            let left = frame.len as usize - if i == 0 { self.begun } else { 0 };
             if end + left > max {
                 break;
             }
@@ -113,17 +204,22 @@ impl Outbox {
         &self.buf[self.head..self.head + end]
     }
 
-    /// Takes `len` bytes from the front: they are on their way.
-    pub fn consume(&mut self, len: usize) {
+    /// Takes `len` bytes from the front: they are on their way. Returns the PCMU bytes of playing audio in the frames that
+    /// are wholly gone with it.
+    pub fn consume(&mut self, len: usize) -> u64 {
         debug_assert!(len <= self.waiting());
         let len = len.min(self.waiting());
         self.head += len;
         let mut gone = self.begun + len;
+        let mut playing = 0;
         while let Some(&frame) = self.frames.front() {
-            if gone < frame as usize {
+            if gone < frame.len as usize {
                 break;
             }
-            gone -= frame as usize;
+            gone -= frame.len as usize;
+            if frame.playing != KEEP {
+                playing += u64::from(frame.playing);
+            }
             self.frames.pop_front();
         }
         self.begun = gone;
@@ -132,6 +228,7 @@ impl Outbox {
             self.head = 0;
             self.rest();
         }
+        playing
     }
 
     /// Drops everything, and the memory.
@@ -239,7 +336,101 @@ mod tests {
         );
     }
 
+    #[test]
+    fn a_cut_drops_what_plays_and_leaves_the_rest_in_order() {
+        let mut outbox = Outbox::default();
+        push(&mut outbox, Class::Playing(80), 1, 10);
+        push(&mut outbox, Class::Control, 2, 3);
+        push(&mut outbox, Class::Mark, 3, 4);
+        push(&mut outbox, Class::Playing(40), 4, 5);
+        push(&mut outbox, Class::Control, 5, 2);
+        let cut = outbox.cut();
+        assert_eq!((cut.bytes, cut.frames, cut.marks), (120, 2, 1));
+        outbox.push_first(2, |buf| buf.resize(buf.len() + 2, 9));
+        assert_eq!(outbox.peek(100), [9, 9, 2, 2, 2, 5, 5]);
+        assert_eq!((outbox.frames(), outbox.waiting()), (3, 7));
+        assert_eq!(outbox.consume(7), 0);
+        assert!(outbox.is_empty());
+    }
+
+    #[test]
+    fn a_frame_that_has_begun_is_finished_before_what_is_put_first_and_its_audio_no_longer_counts()
+    {
+        let mut outbox = Outbox::default();
+        push(&mut outbox, Class::Playing(80), 1, 10);
+        push(&mut outbox, Class::Playing(80), 2, 10);
+        assert_eq!(outbox.consume(4), 0);
+        assert_eq!(outbox.cut().bytes, 80);
+        outbox.push_first(2, |buf| buf.resize(buf.len() + 2, 9));
+        assert_eq!(outbox.peek(100), [1, 1, 1, 1, 1, 1, 9, 9]);
+        assert_eq!(outbox.consume(8), 0);
+        push(&mut outbox, Class::Playing(8), 3, 1);
+        assert_eq!(outbox.consume(1), 8);
+    }
+
+    #[test]
+    fn audio_counts_when_its_whole_frame_is_gone() {
+        let mut outbox = Outbox::default();
+        push(&mut outbox, Class::Playing(80), 1, 10);
+        push(&mut outbox, Class::Mark, 1, 3);
+        push(&mut outbox, Class::Playing(8), 1, 5);
+        assert_eq!(outbox.consume(9), 0);
+        assert_eq!(outbox.consume(1), 80);
+        assert_eq!(outbox.consume(7), 0);
+        assert_eq!(outbox.consume(1), 8);
+    }
+
     proptest! {
+        #[test]
+        fn cuts_leave_exactly_what_a_list_of_frames_would(
+            steps in proptest::collection::vec((0u8..6, 1usize..200, 0usize..500), 1..200)
+        ) {
+            let mut outbox = Outbox::default();
+            // A plain model: class, bytes left, whole.
+            let mut model: VecDeque<(u8, u8, usize, bool)> = VecDeque::new();
+            for (i, (what, len, take)) in steps.into_iter().enumerate() {
+                let byte = i as u8;
+                match what {
+                    0 | 1 => {
+                        push(&mut outbox, Class::Playing(len as u32), byte, len);
+                        model.push_back((0, byte, len, true));
+                    }
+                    2 => {
+                        push(&mut outbox, Class::Mark, byte, len);
+                        model.push_back((0, byte, len, true));
+                    }
+                    3 => {
+                        push(&mut outbox, Class::Control, byte, len);
+                        model.push_back((1, byte, len, true));
+                    }
+                    4 => {
+                        outbox.cut();
+                        outbox.push_first(len, |buf| buf.resize(buf.len() + len, byte));
+                        model.retain(|&(class, _, _, whole)| class == 1 || !whole);
+                        let at = usize::from(model.front().is_some_and(|first| !first.3));
+                        model.insert(at, (1, byte, len, true));
+                    }
+                    _ => {
+                        let mut take = take.min(outbox.waiting());
+                        outbox.consume(take);
+                        while take > 0 {
+                            let first = model.front_mut().unwrap();
+                            let n = take.min(first.2);
+                            first.2 -= n;
+                            first.3 = false;
+                            take -= n;
+                            if first.2 == 0 {
+                                model.pop_front();
+                            }
+                        }
+                    }
+                }
+                let expected: Vec<u8> = model.iter().flat_map(|f| std::iter::repeat_n(f.1, f.2)).collect();
+                prop_assert_eq!(outbox.peek(usize::MAX), &expected[..]);
+                prop_assert_eq!(outbox.frames(), model.len());
+            }
+        }
+
         #[test]
         fn what_goes_in_comes_out(
             steps in proptest::collection::vec((1usize..3000, 0usize..4000, 0usize..4000), 1..200)

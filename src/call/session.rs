@@ -31,6 +31,7 @@ mod leg;
 mod tests;
 
 use super::fact::{EndReason, Fact, Leg, Stats};
+use super::playback::Playback;
 use super::policy::Policy;
 use super::state::Phase;
 use super::timer::Deadline;
@@ -352,8 +353,11 @@ impl Session {
     }
 
     /// The kernel has taken the whole of the last send of this leg.
-    pub fn handle_sent(&mut self, leg: Leg, _now: Now) {
-        self.wires.wire(leg).sent();
+    pub fn handle_sent(&mut self, leg: Leg, now: Now) {
+        let bytes = self.wires.wire(leg).sent();
+        if bytes > 0 {
+            self.call.handle_audio_sent(bytes, now);
+        }
     }
 
     /// The next thing to report, in order of occurrence.
@@ -380,6 +384,15 @@ impl Session {
         self.call.phase().is_ended() && self.wires.is_over()
     }
 
+    /// Bytes kept inside for a message of this leg that comes in fragments; counts against the process's budget.
+    pub fn fragment_bytes(&self, leg: Leg) -> usize {
+        match leg {
+            Leg::Carrier => self.carrier_reader.held_bytes(),
+            Leg::Realtime => self.realtime_readers[0].held_bytes(),
+            Leg::Standby => self.realtime_readers[1].held_bytes(),
+        }
+    }
+
     /// What was counted so far.
     pub fn stats(&self) -> &Stats {
         self.call.stats()
@@ -398,6 +411,16 @@ impl Session {
     /// Caller audio held until the model is ready, PCMU bytes.
     pub fn held_bytes(&self) -> u64 {
         self.call.held_bytes()
+    }
+
+    /// Model audio that waits for an interruption to be confirmed or taken back, PCMU bytes.
+    pub fn paused_bytes(&self) -> u64 {
+        self.call.paused_bytes()
+    }
+
+    /// The ledger of what was sent and heard.
+    pub fn playback(&self) -> &Playback {
+        self.call.playback()
     }
 
     /// Does what the call ordered.

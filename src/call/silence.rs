@@ -8,11 +8,11 @@
 use super::greeting::Wish;
 use super::outbox::Class;
 use super::policy::{Dtmf, Silence};
+use super::responses::Why;
 use super::state::Phase;
 use super::timer::Deadline;
 use super::{Call, EndReason, Fact, Leg, Output};
 use crate::base::time::{Mono, Now};
-use crate::base::unit::AudioMs;
 use crate::proto::realtime::client_event::{self, NewItem};
 use crate::proto::realtime::server_event::ServerEvent;
 use std::time::Duration;
@@ -86,15 +86,17 @@ pub(super) struct Farewell {
 
 impl Call {
     /// Looks at an event of the model's before it is acted on.
-    pub(super) fn on_event(&mut self, event: &ServerEvent<'_>, now: Now, out: &mut impl Output) {
+    pub(super) fn on_event(&mut self, event: &ServerEvent<'_>, now: Now) {
         use super::outbound::item;
         match event {
             ServerEvent::SpeechStarted { .. } => {
                 self.anyone_spoke = true;
                 self.quiet.begin_anew();
+                self.responses.withdraw(Why::Nudge);
                 if self.farewell_reason() == Some(EndReason::Silence) {
                     // The caller is back.
                     self.farewell = None;
+                    self.responses.withdraw(Why::Goodbye);
                     self.timers.clear(Deadline::Goodbye);
                 }
             }
@@ -104,7 +106,7 @@ impl Call {
             }
             ServerEvent::Committed { item_id, .. } => {
                 self.history.user_turn(item(item_id.as_deref()));
-                self.on_turn();
+                self.turn_open = true;
             }
             ServerEvent::InputTranscriptCompleted {
                 item_id,
@@ -137,7 +139,6 @@ impl Call {
                 }
             }
             ServerEvent::ResponseCreated { out_of_band, .. } if !out_of_band => {
-                self.on_response_created();
                 self.trace.created(now.mono);
             }
             ServerEvent::ResponseDone { status, .. } => {
@@ -145,27 +146,11 @@ impl Call {
                     self.on_useful_work();
                 }
                 self.quiet.nudging = false;
-                self.on_response_done(out);
-                let responding = self.is_responding();
-                if let Some(farewell) = &mut self.farewell
-                    && !responding
-                {
-                    farewell.said = true;
-                    let heard = self.play_until.max(now.mono);
-                    self.timers.set(Deadline::Goodbye, heard + MARK_GRACE);
-                    self.seek_end();
-                }
             }
             ServerEvent::AudioDelta(_) => {
                 self.anyone_spoke = true;
                 if !self.quiet.nudging {
                     self.quiet.begin_anew();
-                }
-            }
-            ServerEvent::Error { code, event_id, .. } => {
-                let busy = code.as_deref() == Some("conversation_already_has_active_response");
-                if busy || event_id.as_deref() == Some("vr_response") {
-                    self.on_response_refused(busy);
                 }
             }
             ServerEvent::SessionUpdated(echo) => self.on_expiry(echo, now),
@@ -178,15 +163,20 @@ impl Call {
         if self.phase.is_ended() {
             return;
         }
-        let sent = self.stats.outbound_bytes_sent - sent_before;
-        if sent > 0 {
-            let audio = AudioMs::from_pcmu_bytes(sent);
-            let from = self.play_until.max(now.mono);
-            self.play_until = from + Duration::from_millis(audio.0);
-            self.on_sound();
-            let item = self.marks.item();
+        if self.stats.outbound_bytes_sent > sent_before {
+            self.turn_open = false;
+            let item = self.playback.end_place().map_or(0, |place| place.item);
             self.trace.delta(item, now.mono);
             return;
+        }
+        if let Some(farewell) = &mut self.farewell
+            && !farewell.said
+            && !self.responses.is_busy()
+        {
+            farewell.said = true;
+            let heard = self.playback.silent_at(now.mono);
+            self.timers.set(Deadline::Goodbye, heard + MARK_GRACE);
+            self.seek_end();
         }
         self.watch_silence(now);
         self.seek_moment(now, out);
@@ -197,17 +187,13 @@ impl Call {
         if let Some(turn) = self.trace.mark(item, now.mono) {
             self.facts.push_back(Fact::Turn(turn));
         }
-        if self.marks.none_out() {
-            // Everything sent was heard, whatever the clock says.
-            self.play_until = self.play_until.min(now.mono);
-            self.watch_silence(now);
-            self.seek_end();
-        }
+        self.watch_silence(now);
+        self.seek_end();
     }
 
     /// Whether anybody speaks, or is about to, or something is left to be heard.
     pub(super) fn is_busy(&self, now: Now) -> bool {
-        self.speech_open || self.is_responding() || self.play_until > now.mono
+        self.speech_open || self.responses.is_busy() || self.playback.silent_at(now.mono) > now.mono
     }
 
     /// Sets the next stage of silence, or takes it away while the line is not silent.
@@ -215,10 +201,11 @@ impl Call {
         let silence = &self.policy.silence;
         let silent = self.phase == Phase::Ready
             && !self.speech_open
-            && !self.is_responding()
+            && !self.responses.is_busy()
             && self.farewell.is_none();
         if silent {
-            self.quiet.go_on(self.play_until.max(now.mono), now.mono);
+            self.quiet
+                .go_on(self.playback.silent_at(now.mono), now.mono);
         } else {
             self.quiet.stop(now.mono);
         }
@@ -250,7 +237,7 @@ impl Call {
             1 => &silence.nudge_text,
             _ => &silence.second_nudge_text,
         };
-        self.respond(Wish::Say(text.clone()), out);
+        self.respond(Why::Nudge, &Wish::Say(text.clone()), now, out);
         self.watch_silence(now);
     }
 
@@ -298,17 +285,17 @@ impl Call {
         }
         self.facts.push_back(Fact::Goodbye { reason });
         if !text.is_empty() {
-            self.respond(Wish::Say(text.to_owned()), out);
+            self.respond(Why::Goodbye, &Wish::Say(text.to_owned()), now, out);
         }
         self.end_when_heard(reason, now);
     }
 
     /// Ends the call once what is being said was heard.
     pub(super) fn end_when_heard(&mut self, reason: EndReason, now: Now) {
-        let said = !self.is_responding();
+        let said = !self.responses.is_busy();
         self.farewell = Some(Farewell { reason, said });
         let at = match said {
-            true => self.play_until.max(now.mono) + MARK_GRACE,
+            true => self.playback.silent_at(now.mono) + MARK_GRACE,
             false => now.mono + GOODBYE_DEADLINE,
         };
         self.timers.set(Deadline::Goodbye, at);
@@ -348,14 +335,14 @@ impl Call {
             self.timers.set(Deadline::Keys, now.mono + pause);
             if digit == '#' {
                 self.timers.clear(Deadline::Keys);
-                self.flush_keys(out);
+                self.flush_keys(now, out);
             }
         }
         self.watch_silence(now);
     }
 
     /// The keys pressed so far are told, unless more may follow or there is no session to tell.
-    pub(super) fn flush_keys(&mut self, out: &mut impl Output) {
+    pub(super) fn flush_keys(&mut self, now: Now, out: &mut impl Output) {
         if self.keys.is_empty() || self.phase != Phase::Ready || self.timers.is_set(Deadline::Keys)
         {
             return;
@@ -364,7 +351,7 @@ impl Call {
         let text = format!("The caller pressed {keys}.");
         self.item(NewItem::UserText(&text), out);
         self.history.user_text(&text);
-        self.respond(Wish::Answer, out);
+        self.respond(Why::Text, &Wish::Answer, now, out);
     }
 
     /// Writes an item into the model's conversation.

@@ -33,6 +33,14 @@ pub enum Deadline {
     Keys,
     /// Silence for a caller who went mute in mid-speech (`limit::SILENCE_PAD_AFTER`).
     Pad,
+    /// The first mark's return (`limit::FIRST_MARK_DEADLINE`).
+    FirstMark,
+    /// The end of the guard window, for speech that began in it (`Policy::barge_in.guard_ms`).
+    Guard,
+    /// An interruption can no longer be taken back (`Policy::barge_in.confirm_ms`).
+    Confirm,
+    /// The model's answer to `response.create` (`limit::RESPONSE_DEADLINE`).
+    Response,
     /// The peer's sign of life after our ping (`limit::PONG_DEADLINE`).
     Pong,
     /// Our next ping (`limit::PING_INTERVAL`).
@@ -43,7 +51,7 @@ pub enum Deadline {
     Close,
 }
 
-const ALL: [Deadline; 17] = [
+const ALL: [Deadline; 21] = [
     Deadline::Start,
     Deadline::Upstream,
     Deadline::Redial,
@@ -57,6 +65,10 @@ const ALL: [Deadline; 17] = [
     Deadline::Goodbye,
     Deadline::Keys,
     Deadline::Pad,
+    Deadline::FirstMark,
+    Deadline::Guard,
+    Deadline::Confirm,
+    Deadline::Response,
     Deadline::Pong,
     Deadline::Ping,
     Deadline::Stall,

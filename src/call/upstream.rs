@@ -21,6 +21,7 @@
 use super::greeting::Wish;
 use super::outbox::Class;
 use super::policy::OnModelUnavailable;
+use super::responses::{Want, Why};
 use super::state::Phase;
 use super::timer::Deadline;
 use super::{Call, EndReason, Fact, Leg, Order, Output};
@@ -234,7 +235,7 @@ impl Call {
             });
             self.timers.set(Deadline::Upstream, until);
             self.timers.clear(Deadline::Rollover);
-            self.forget_session(now);
+            self.leave_session(now);
         }
         if self.phase != Phase::Dialing {
             self.enter(Phase::Dialing);
@@ -246,11 +247,13 @@ impl Call {
     }
 
     /// Ids, speech and responses of the session that is gone mean nothing to the next.
-    fn forget_session(&mut self, now: Now) {
+    fn leave_session(&mut self, now: Now) {
         self.speech_open = false;
+        self.turn_open = false;
         self.timers.clear(Deadline::Pad);
+        self.timers.clear(Deadline::Guard);
         self.history.forget_ids();
-        self.forget_responses();
+        self.forget_session();
         self.watch_silence(now);
     }
 
@@ -390,8 +393,14 @@ impl Call {
                 // The greeting itself was lost.
                 false => self.first_wish(),
             };
-            self.respond(wish, out);
+            self.respond(Why::Owed, &wish, now, out);
         }
+        for want in std::mem::take(&mut self.wishes) {
+            self.want(want, now, out);
+        }
+        let event = self.responses.resume();
+        self.send_create(event, now, out);
+        self.flush_keys(now, out);
         self.watch_silence(now);
     }
 
@@ -531,16 +540,20 @@ impl Call {
     fn switch(&mut self, now: Now, out: &mut impl Output) {
         let owed = self.owes_an_answer();
         let items = self.tell(Leg::Standby, out);
-        if owed {
-            let event = client_event::response_create(None, None, "vr_response");
-            self.send(out, Leg::Standby, Class::Control, &[event.as_bytes()]);
-        }
         self.upstream.standby = Standby::None;
         self.timers.clear(Deadline::Standby);
-        self.forget_session(now);
-        if owed {
-            self.expect_response();
+        self.leave_session(now);
+        let event = match owed {
+            true => self.responses.want(Want {
+                why: Why::Owed,
+                instructions: None,
+            }),
+            false => None,
+        };
+        if let Some(event) = event {
+            self.send(out, Leg::Standby, Class::Control, &[event.as_bytes()]);
         }
+        self.send_create(None, now, out);
         self.upstream.sessions += 1;
         self.upstream.expires = self.upstream.standby_expires.take();
         self.arm_rollover(now);

@@ -180,6 +180,22 @@ mod tests {
     }
 
     #[test]
+    fn credentials_in_urls_are_shown_nowhere() {
+        for url in [
+            "wss://h.example/x?api_key=hunter2",
+            "wss://user:hunter2@h.example",
+            "ws://h.example:99999/x?token=hunter2",
+            "hunter2@h.example",
+        ] {
+            for name in ["VOXRELAY__REALTIME__URL", "PUBLIC_URL"] {
+                let (_, text) = examined(&[(name, url), ("OPENAI_API_KEY", "sk-x")]);
+                assert!(text.contains("h.example"), "{text}");
+                assert!(!text.contains("hunter2"), "{text}");
+            }
+        }
+    }
+
+    #[test]
     fn problems_of_configuration_and_machine_come_together() {
         let (examined, text) = examined(&[
             ("PORT", "x"),

@@ -2,6 +2,7 @@
 //! signal; `demo` runs it for one call.
 
 use crate::base::id::WorkerId;
+use crate::base::limit;
 use crate::bus::command::{DeskSender, ToDesk, ToWorker, WorkerSender, desk_queue, worker_queue};
 use crate::bus::directory::{Directory, SharedDirectory};
 use crate::bus::report::{http_queue, report_queue};
@@ -82,6 +83,7 @@ impl Daemon {
                 desk: desk.clone(),
                 reports: reports.clone(),
                 clock,
+                grown_bytes_max: limit::GROWN_BYTES_BUDGET / config.relay.workers.max(1),
             };
             let thread = worker::start(parts).map_err(|error| {
                 format!("worker {number} can't set up its ring: {error}; run `voxrelay check`")

@@ -2,6 +2,7 @@
 //! dialling and worker code that talks to the model.
 
 use crate::base::id::WorkerId;
+use crate::base::limit;
 use crate::bus::command::{EchoOutcome, ToWorker, WorkerSender, desk_queue, worker_queue};
 use crate::bus::report::report_queue;
 use crate::proto::realtime::endpoint::{Endpoint, connect_url};
@@ -29,6 +30,7 @@ pub fn run(
         desk,
         reports,
         clock: SystemClock::new(),
+        grown_bytes_max: limit::GROWN_BYTES_BUDGET,
     };
     let thread =
         worker::start(parts).map_err(|error| format!("no ring: {error}; run `voxrelay check`"))?;

@@ -4,7 +4,9 @@
 //! nothing else gets through. What the values mean together is proven in `prove`.
 
 use super::schema::{KEYS, Key, Kind, find, nearest};
+use super::url::redacted;
 use super::{Problem, Severity};
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use toml::Spanned;
@@ -126,8 +128,11 @@ impl Values {
                 None => "unset".into(),
                 Some(Value::Text(s)) if key.kind.is_secret() => set_or_not(s.is_empty()).into(),
                 Some(Value::List(l)) if key.kind.is_secret() => set_or_not(l.is_empty()).into(),
-                Some(Value::Text(s)) => format!("{s:?}"),
-                Some(Value::List(l)) => format!("{l:?}"),
+                Some(Value::Text(s)) => format!("{:?}", showable(key, s)),
+                Some(Value::List(l)) => {
+                    let texts: Vec<_> = l.iter().map(|s| showable(key, s)).collect();
+                    format!("{texts:?}")
+                }
                 Some(Value::Integer(n)) => n.to_string(),
                 Some(Value::Number(n)) => n.to_string(),
                 Some(Value::Bool(b)) => b.to_string(),
@@ -135,6 +140,15 @@ impl Values {
             (key.path, shown, self.source(key.path))
         };
         KEYS.iter().map(show).collect()
+    }
+}
+
+/// A URL may carry credentials, wherever it stands and however wrong it is.
+fn showable<'a>(key: &Key, text: &'a str) -> Cow<'a, str> {
+    let is_url = text.contains("://") && !text.contains(char::is_whitespace);
+    match is_url || key.path.ends_with("url") {
+        true => Cow::Owned(redacted(text)),
+        false => Cow::Borrowed(text),
     }
 }
 

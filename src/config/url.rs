@@ -1,6 +1,8 @@
 //! Origins and hosts: the public address, and what a `Host` header may say. Strict: what is not plainly right is
 //! refused, with the reason. (The model's endpoint is `proto::realtime::endpoint`'s.)
 
+use percent_encoding::percent_decode_str;
+use std::borrow::Cow;
 use std::net::IpAddr;
 
 /// A URL in its parts.
@@ -103,9 +105,85 @@ pub fn is_loopback_host(host: &str) -> bool {
         || address.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
+/// Parts of a query parameter's name that make its value a secret. Rather too many than too few.
+const SECRET_WORDS: [&str; 8] = [
+    "key", "token", "secret", "pass", "pwd", "sig", "auth", "cred",
+];
+
+/// A URL as people and logs may see it: whoever is named in front of the host, and the values of parameters whose
+/// names sound like secrets, are `***`. Takes any text, for what is shown may be wrong as well, and hides too much
+/// rather than too little: all before the last `@` is taken for a user.
+pub fn redacted(url: &str) -> String {
+    let (scheme, rest) = match url.find("://") {
+        Some(at) => url.split_at(at + 3),
+        None => ("", url),
+    };
+    let (user, rest) = match rest.rsplit_once('@') {
+        Some((_, rest)) => ("***@", rest),
+        None => ("", rest),
+    };
+    let (path, query) = rest.split_at(rest.find(['?', '#']).unwrap_or(rest.len()));
+    let mut shown = format!("{scheme}{user}{}", redacted_pair(path));
+    for (n, pair) in query.split('&').enumerate() {
+        if n > 0 {
+            shown.push('&');
+        }
+        shown.push_str(&redacted_pair(pair));
+    }
+    shown
+}
+
+/// `name=***` where a name sounds like a secret. Whatever stands before any `=` is a name: other separators than `&`
+/// are in use.
+fn redacted_pair(pair: &str) -> Cow<'_, str> {
+    let Some((names, _)) = pair.rsplit_once('=') else {
+        return Cow::Borrowed(pair);
+    };
+    let names = percent_decode_str(names)
+        .decode_utf8_lossy()
+        .to_ascii_lowercase();
+    match pair.split_once('=') {
+        Some((first, _)) if SECRET_WORDS.iter().any(|word| names.contains(word)) => {
+            Cow::Owned(format!("{first}=***"))
+        }
+        _ => Cow::Borrowed(pair),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn credentials_in_a_url_are_not_shown() {
+        for (url, shown) in [
+            (
+                "wss://api.openai.com/v1/realtime?model=gpt-realtime",
+                "wss://api.openai.com/v1/realtime?model=gpt-realtime",
+            ),
+            ("wss://h/x?api_key=hunter2", "wss://h/x?api_key=***"),
+            (
+                "wss://h/x?a=1&API-Key=hunter2&b=2",
+                "wss://h/x?a=1&API-Key=***&b=2",
+            ),
+            ("wss://h/x?api%5Fk%65y=hunter2", "wss://h/x?api%5Fk%65y=***"),
+            ("wss://h?token=a=hunter2", "wss://h?token=***"),
+            ("wss://h?a=1;token=hunter2", "wss://h?a=***"),
+            ("wss://h?sig=x?hunter2#hunter2", "wss://h?sig=***"),
+            ("wss://h#access_token=hunter2", "wss://h#access_token=***"),
+            (
+                "wss://h/x;password=hunter2?y=z",
+                "wss://h/x;password=***?y=z",
+            ),
+            ("wss://user:hunter2@h:1/x", "wss://***@h:1/x"),
+            ("wss://user:hun/ter2?hunter2@h", "wss://***@h"),
+            ("https://a:hunter2@b@h", "https://***@h"),
+            ("user:hunter2@h", "***@h"),
+            ("", ""),
+        ] {
+            assert_eq!(redacted(url), shown);
+        }
+    }
 
     #[test]
     fn a_url_comes_apart() {

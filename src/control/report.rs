@@ -6,7 +6,8 @@ use crate::base::id::CallId;
 use crate::bus::report::{ReportInbox, ReportSender};
 use crate::call::policy::OnModelUnavailable;
 use crate::call::{Fact, Report};
-use crate::telemetry::log::mask_number;
+use crate::telemetry::log::{brief, mask_number};
+use crate::telemetry::meter::rate_limit;
 use crate::telemetry::name::side;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -90,6 +91,7 @@ fn log(report: &Report) {
             tracing::info!(call, %stream_sid, call_sid, from, to, "call started");
         }
         Fact::SessionReady { session_id, .. } => {
+            let session_id = &*brief(session_id);
             tracing::info!(call, session_id, "model session ready");
         }
         Fact::Ended { reason, stats } => {
@@ -105,13 +107,20 @@ fn log(report: &Report) {
             );
         }
         Fact::RealtimeError { code, message } => {
+            let (code, message) = (&*brief(code), &*brief(message));
             tracing::warn!(call, code, message, "the model reported an error");
         }
         Fact::Reconnecting {
             attempt,
             wait_ms,
             cause,
-        } => tracing::warn!(call, attempt, wait_ms, cause, "upstream lost"),
+        } => tracing::warn!(
+            call,
+            attempt,
+            wait_ms,
+            cause = &*brief(cause),
+            "upstream lost"
+        ),
         Fact::Reconnected {
             gap_ms,
             attempts,
@@ -139,13 +148,29 @@ fn log(report: &Report) {
                 "turn"
             );
         }
-        Fact::Note { text } => tracing::warn!(call, note = text, "call note"),
+        Fact::RateLimit {
+            name,
+            remaining,
+            reset_ms,
+        } => {
+            rate_limit(name, *remaining);
+            if *remaining == 0 {
+                tracing::warn!(
+                    call,
+                    limit = name,
+                    reset_ms,
+                    "the model's account has nothing left"
+                );
+            }
+        }
+        Fact::Note { text } => tracing::warn!(call, note = &*brief(text), "call note"),
         Fact::ResponseDone {
             response_id,
             status,
             detail,
         } => {
-            tracing::debug!(call, %response_id, status, detail, "response done");
+            let (status, detail) = (&*brief(status), detail.as_deref().map(brief));
+            tracing::debug!(call, %response_id, status, detail = detail.as_deref(), "response done");
         }
         Fact::ResponseCreated { response_id } => {
             tracing::debug!(call, %response_id, "response created");
@@ -166,6 +191,23 @@ fn log(report: &Report) {
         } => {
             let characters = text.chars().count();
             tracing::debug!(call, ?speaker, %item_id, characters, "transcript");
+        }
+        Fact::Heard {
+            item_id,
+            heard_ms,
+            total_ms,
+            ..
+        } => {
+            tracing::debug!(call, %item_id, heard_ms, total_ms, "item heard");
+        }
+        Fact::BargeIn { unplayed_ms, items } => {
+            tracing::debug!(call, unplayed_ms, items, "caller interrupted");
+        }
+        Fact::Cut {
+            item_id,
+            audio_end_ms,
+        } => {
+            tracing::debug!(call, %item_id, audio_end_ms, "item cut");
         }
         // A digit may belong to a PIN; deltas and marks are many and say nothing that their wholes do not.
         Fact::Dtmf { .. } => tracing::debug!(call, "key pressed"),
@@ -233,8 +275,8 @@ mod tests {
         assert!(tapped.recv().await.is_none());
     }
 
-    #[test]
-    fn words_and_numbers_are_not_logged_at_any_level() {
+    /// What these facts look like in the log, at every level.
+    fn logged(facts: impl IntoIterator<Item = Fact>) -> String {
         use std::sync::{Arc, Mutex};
         #[derive(Clone, Default)]
         struct Lines(Arc<Mutex<Vec<u8>>>);
@@ -253,6 +295,40 @@ mod tests {
             .with_max_level(tracing::Level::TRACE)
             .with_writer(move || writer.clone())
             .finish();
+        tracing::subscriber::with_default(subscriber, || {
+            for fact in facts {
+                log(&report(fact));
+            }
+        });
+        let text = lines.0.lock().expect("no panic under it").clone();
+        String::from_utf8(text).expect("text")
+    }
+
+    #[test]
+    fn no_peer_s_text_makes_a_long_line_or_a_second_one() {
+        let long = || "x\n".repeat(1_500_000);
+        let text = logged([
+            Fact::SessionReady {
+                session_id: long(),
+                session_update: String::new(),
+            },
+            Fact::RealtimeError {
+                code: long(),
+                message: long(),
+            },
+            Fact::Note { text: long() },
+            Fact::ResponseDone {
+                response_id: crate::base::id::ResponseId::new("r").expect("fits"),
+                status: long(),
+                detail: Some(long()),
+            },
+        ]);
+        assert_eq!(text.lines().count(), 4);
+        assert!(text.lines().all(|line| line.len() < 2_000));
+    }
+
+    #[test]
+    fn words_and_numbers_are_not_logged_at_any_level() {
         let item_id = ItemId::new("item").expect("fits");
         let facts = [
             Fact::Started {
@@ -275,13 +351,7 @@ mod tests {
             },
             Fact::Dtmf { digit: '7' },
         ];
-        tracing::subscriber::with_default(subscriber, || {
-            for fact in facts {
-                log(&report(fact));
-            }
-        });
-        let text = String::from_utf8(lines.0.lock().expect("no panic under it").clone());
-        let text = text.expect("text");
+        let text = logged(facts);
         assert!(
             text.contains("call started") && text.contains("+1415*****00"),
             "{text}"

@@ -14,7 +14,7 @@ use crate::config::url::{Url, is_host, is_loopback_host, split_port};
 use crate::proto::carrier::signature::{body_hash_matches, is_valid, parse_form};
 use crate::proto::carrier::twiml::{self, RejectReason};
 use crate::telemetry::http_meter;
-use crate::telemetry::log::mask_number;
+use crate::telemetry::log::{brief, mask_number};
 use axum::body::{Body, to_bytes};
 use axum::extract::{Request, State};
 use axum::http::header::{CONTENT_TYPE, HOST};
@@ -29,6 +29,8 @@ use std::sync::Arc;
 pub const BODY_BYTES_MAX: usize = 64 * 1024;
 /// Announced calls at once. They live for `TICKET_LIFE`, so this is more than 100 calls a second.
 const EXPECTED_MAX: usize = 16 * 1024;
+/// The longest call id that is taken, bytes. Twilio's are 34.
+const CALL_SID_BYTES_MAX: usize = 128;
 /// A number, a client's name or a SIP address as it is handed on, characters; longer ones are left out.
 const PARTY_CHARS_MAX: usize = 256;
 
@@ -132,6 +134,13 @@ async fn decide(shared: &Shared, request: Request, mode: Mode) -> Result<Answer,
             "This account is not served here.",
         ));
     }
+    if param("CallSid").len() > CALL_SID_BYTES_MAX {
+        return Err(refused(
+            "call_sid",
+            StatusCode::BAD_REQUEST,
+            "CallSid is longer than 128 bytes.",
+        ));
+    }
     if shared.is_draining() || shared.active_calls() >= shared.config.relay.calls_max {
         return Ok(Answer::Busy);
     }
@@ -146,7 +155,7 @@ async fn decide(shared: &Shared, request: Request, mode: Mode) -> Result<Answer,
     }
     tracing::info!(
         call = call_id.as_str(),
-        call_sid = param("CallSid"),
+        call_sid = &*brief(param("CallSid")),
         from = mask_number(param("From")),
         to = mask_number(param("To")),
         "call announced"
@@ -202,7 +211,7 @@ fn authenticate(
     let url = format!("{origin}{target}");
     let forbid = |outcome, message| {
         tracing::warn!(
-            url = without_values(&url),
+            url = &*brief(&without_values(&url)),
             reason = outcome,
             "a webhook was refused"
         );

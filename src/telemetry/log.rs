@@ -3,6 +3,7 @@
 //! Shell. Lines go through a bounded queue to a thread of their own, so that nobody waits for stderr; when the
 //! queue is full the line is dropped. `http` lies between info and debug: events of the target `http`.
 
+use std::borrow::Cow;
 use std::io::Write;
 use tracing::level_filters::LevelFilter;
 use tracing::subscriber::SetGlobalDefaultError;
@@ -71,6 +72,35 @@ fn filter(level: &str) -> Targets {
         .with_default(ours.min(LevelFilter::INFO))
         .with_target("voxrelay", ours)
         .with_target(HTTP, http)
+}
+
+/// What a field of a log line may hold of a text that a peer made, characters.
+pub const BRIEF_CHARS_MAX: usize = 256;
+
+/// A text that a peer made, as it may stand in a log line: at most `BRIEF_CHARS_MAX` characters and an ellipsis, with
+/// control and direction characters escaped, so that nobody writes lines, colours or megabytes into our logs.
+pub fn brief(text: &str) -> Cow<'_, str> {
+    // Beside controls: marks that turn the direction of what follows, and separators of lines.
+    let is_bad = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    let cut = text.char_indices().nth(BRIEF_CHARS_MAX);
+    let kept = cut.map_or(text, |(at, _)| &text[..at]);
+    if cut.is_none() && !kept.contains(is_bad) {
+        return Cow::Borrowed(text);
+    }
+    let mut shown = String::with_capacity(kept.len() + 8);
+    for c in kept.chars() {
+        match is_bad(c) {
+            true => shown.extend(c.escape_default()),
+            false => shown.push(c),
+        }
+    }
+    if cut.is_some() {
+        shown.push('\u{2026}');
+    }
+    Cow::Owned(shown)
 }
 
 /// A phone number as it may be logged: `+14155550100` becomes `+1415*****00`. Every digit counts, wherever it
@@ -154,6 +184,19 @@ mod tests {
         assert_eq!(value["message"], "an info");
         assert_eq!(value["call"], "c1");
         assert!(value["timestamp"].is_string());
+    }
+
+    #[test]
+    fn what_peers_write_is_cut_and_escaped() {
+        assert_eq!(brief("as it is: \u{e4}"), "as it is: \u{e4}");
+        assert_eq!(
+            brief("a\r\n\u{1b}[31m\u{0}\u{202e}b"),
+            r"a\r\n\u{1b}[31m\u{0}\u{202e}b"
+        );
+        let long = "\u{e4}".repeat(BRIEF_CHARS_MAX);
+        assert_eq!(brief(&long), long);
+        let longer = "\u{e4}".repeat(3_000_000);
+        assert_eq!(brief(&longer), format!("{long}\u{2026}"));
     }
 
     #[test]

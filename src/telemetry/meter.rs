@@ -4,6 +4,7 @@
 
 use super::name;
 use crate::base::id::WorkerId;
+use crate::call::fact::VIOLATIONS;
 use crate::call::trace::{STAGES, Turn};
 use crate::call::{Drop, EndReason, Stats};
 use metrics::{Counter, Gauge, Histogram, Label};
@@ -38,8 +39,10 @@ pub struct WorkerStats {
     pub panics: u64,
     /// Reports that found the queue full.
     pub reports_dropped: u64,
-    /// Protocol violations by leg and label are in the sessions' facts; TLS errors here.
+    /// TLS errors on established legs.
     pub tls_errors: u64,
+    /// Times that a carrier leg was not read for a while, since it brought too much at once.
+    pub legs_paused: u64,
 }
 
 /// A counter's name, its labels beside `worker`, and where its total stands.
@@ -117,6 +120,18 @@ const SESSION_TOTALS: &[Total<Stats>] = &[
     (name::SEQUENCE_GAPS, &[], |s| s.sequence_gaps),
     (name::MARKS, &[("step", "sent")], |s| s.marks_sent),
     (name::MARKS, &[("step", "returned")], |s| s.marks_returned),
+    (name::MARKS, &[("step", "flushed")], |s| s.marks_flushed),
+    (name::MARKS, &[("step", "early")], |s| s.marks_early),
+    (name::BARGE_INS, &[("step", "cut")], |s| s.barge_ins),
+    (name::BARGE_INS, &[("step", "paused")], |s| s.pauses),
+    (name::BARGE_INS, &[("step", "resumed")], |s| s.resumes),
+    (name::CLEARS, &[], |s| s.clears),
+    (name::CUTS, &[("step", "truncated")], |s| s.truncates),
+    (name::CUTS, &[("step", "refused")], |s| s.truncates_refused),
+    (name::CUTS, &[("step", "deleted")], |s| s.items_deleted),
+    (name::AUDIO_CUT, &[], |s| s.outbound_bytes_cut),
+    (name::AUDIO_RESENT, &[], |s| s.resent_bytes),
+    (name::RESPONSES_REPEATED, &[], |s| s.responses_repeated),
     (name::SCAN_FALLBACKS, &[], |s| s.scan_fallbacks),
     (name::UNKNOWN_FIELDS, &[], |s| s.unknown_fields),
     (name::RECONNECTS, &[], |s| s.reconnects),
@@ -134,6 +149,7 @@ const WORKER_TOTALS: &[Total<WorkerStats>] = &[
     (name::PANICS, &[], |w| w.panics),
     (name::REPORTS_DROPPED, &[], |w| w.reports_dropped),
     (name::TLS_ERRORS, &[], |w| w.tls_errors),
+    (name::LEGS_PAUSED, &[], |w| w.legs_paused),
 ];
 
 /// Values of now.
@@ -143,6 +159,9 @@ const WORKER_GAUGES: &[Total<WorkerStats>] = &[
     (name::BUFFERS_FREE, &[], |w| w.buffers_free),
     (name::CARRY_BYTES, &[], |w| w.carry_bytes),
 ];
+
+/// What is published of the sessions together and is no total.
+const SESSION_GAUGES: &[Total<Stats>] = &[(name::UNPLAYED_PEAK, &[], |s| s.unplayed_ms_peak)];
 
 /// Makes the recorder for the whole process and describes every metric. Where one was made before (a second
 /// daemon in one process), that one is used.
@@ -198,8 +217,10 @@ pub fn describe() {
 pub struct WorkerMeter {
     sessions: Vec<Counter>,
     drops: Vec<Counter>,
+    violations: Vec<Counter>,
     totals: Vec<Counter>,
     gauges: Vec<Gauge>,
+    session_gauges: Vec<Gauge>,
     ended: Vec<(EndReason, Counter)>,
     turns: Vec<(&'static str, Histogram)>,
 }
@@ -234,6 +255,12 @@ impl WorkerMeter {
                 .iter()
                 .map(|drop| counter(name::MESSAGES_DROPPED, &[("reason", drop.label())]))
                 .collect(),
+            // In the order of `Stats::violations`: the legs as `Leg` numbers them.
+            violations: ["carrier", "realtime"]
+                .iter()
+                .flat_map(|leg| VIOLATIONS.map(|reason| [("leg", *leg), ("reason", reason)]))
+                .map(|labels| counter(name::PROTOCOL_VIOLATIONS, &labels))
+                .collect(),
             totals: WORKER_TOTALS
                 .iter()
                 .map(|(n, l, _)| counter(n, l))
@@ -248,6 +275,10 @@ impl WorkerMeter {
                     let labels = labels(&[("stage", stage)]);
                     (*stage, metrics::histogram!(name::TURN_STAGE, labels))
                 })
+                .collect(),
+            session_gauges: SESSION_GAUGES
+                .iter()
+                .map(|(n, l, _)| metrics::gauge!(*n, labels(l)))
                 .collect(),
             ended: name::END_REASONS
                 .iter()
@@ -275,11 +306,18 @@ impl WorkerMeter {
         for (counter, total) in self.drops.iter().zip(sessions.drops) {
             counter.absolute(total);
         }
+        let violations = sessions.violations.as_flattened();
+        for (counter, total) in self.violations.iter().zip(violations) {
+            counter.absolute(*total);
+        }
         for (counter, (_, _, total)) in self.totals.iter().zip(WORKER_TOTALS) {
             counter.absolute(total(worker));
         }
         for (gauge, (_, _, value)) in self.gauges.iter().zip(WORKER_GAUGES) {
             gauge.set(value(worker) as f64);
+        }
+        for (gauge, (_, _, value)) in self.session_gauges.iter().zip(SESSION_GAUGES) {
+            gauge.set(value(sessions) as f64);
         }
     }
 
@@ -300,9 +338,15 @@ impl WorkerMeter {
     }
 }
 
+/// The model's account has said what it has left of something. `name` is a bounded label.
+pub fn rate_limit(name: &'static str, remaining: u64) {
+    metrics::gauge!(name::RATE_LIMIT_REMAINING, "name" => name).set(remaining as f64);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::call::Leg;
 
     fn rendered(with: impl FnOnce()) -> String {
         let recorder = PrometheusBuilder::new().build_recorder();
@@ -322,6 +366,8 @@ mod tests {
                 ..Stats::default()
             };
             stats.drops[Drop::BadBase64 as usize] = 3;
+            stats.violation(Leg::Carrier, "masking");
+            stats.violation(Leg::Realtime, "malformed");
             let worker = WorkerStats {
                 calls_active: 2,
                 ..WorkerStats::default()
@@ -335,6 +381,9 @@ mod tests {
             "voxrelay_audio_frames_total{direction=\"inbound\",step=\"received\",worker=\"0\"} 7",
             "voxrelay_audio_frames_total{direction=\"inbound\",step=\"received\",worker=\"1\"} 7",
             "voxrelay_messages_dropped_total{reason=\"bad_base64\",worker=\"0\"} 3",
+            "voxrelay_protocol_violations_total{leg=\"carrier\",reason=\"masking\",worker=\"0\"} 1",
+            "voxrelay_protocol_violations_total{leg=\"carrier\",reason=\"malformed\",worker=\"0\"} 0",
+            "voxrelay_protocol_violations_total{leg=\"realtime\",reason=\"malformed\",worker=\"0\"} 1",
             "voxrelay_calls_active{worker=\"0\"} 2",
         ] {
             assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");

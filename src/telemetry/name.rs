@@ -21,12 +21,30 @@ pub const AUDIO_PADDED: &str = "voxrelay_audio_padded_bytes_total";
 pub const SEQUENCE_GAPS: &str = "voxrelay_sequence_gaps_total";
 /// Marks by `step`.
 pub const MARKS: &str = "voxrelay_marks_total";
+/// Interruptions by the caller, by `step`: those that cut, were held back, were taken back.
+pub const BARGE_INS: &str = "voxrelay_barge_ins_total";
+/// `clear` messages to the carrier.
+pub const CLEARS: &str = "voxrelay_clears_total";
+/// Items truncated or deleted for what was not heard, and truncations refused, by `step`.
+pub const CUTS: &str = "voxrelay_cut_items_total";
+/// Audio cut before it went out, PCMU bytes.
+pub const AUDIO_CUT: &str = "voxrelay_audio_cut_bytes_total";
+/// Audio sent again after an interruption was taken back, PCMU bytes.
+pub const AUDIO_RESENT: &str = "voxrelay_audio_resent_bytes_total";
+/// `response.done` of a response that was done before.
+pub const RESPONSES_REPEATED: &str = "voxrelay_responses_repeated_total";
+/// The most audio that waited to be heard in one call, ms.
+pub const UNPLAYED_PEAK: &str = "voxrelay_unplayed_ms_peak";
 /// Hot messages that took the slow path.
 pub const SCAN_FALLBACKS: &str = "voxrelay_scan_fallbacks_total";
 /// Fields that we do not know, in messages that we do.
 pub const UNKNOWN_FIELDS: &str = "voxrelay_unknown_fields_total";
 /// Messages dropped, by `reason`.
 pub const MESSAGES_DROPPED: &str = "voxrelay_messages_dropped_total";
+/// Legs that broke the protocol, by `leg` and `reason`.
+pub const PROTOCOL_VIOLATIONS: &str = "voxrelay_protocol_violations_total";
+/// What the model's account had left when it last said so, by `name`.
+pub const RATE_LIMIT_REMAINING: &str = "voxrelay_realtime_rate_limit_remaining";
 /// Calls ended, by `reason` and `side`.
 pub const CALLS_ENDED: &str = "voxrelay_calls_ended_total";
 /// Live calls.
@@ -53,6 +71,8 @@ pub const PANICS: &str = "voxrelay_worker_panics_total";
 pub const REPORTS_DROPPED: &str = "voxrelay_worker_reports_dropped_total";
 /// TLS errors on established legs.
 pub const TLS_ERRORS: &str = "voxrelay_worker_tls_errors_total";
+/// Carrier legs that were not read for a while: they brought too much at once.
+pub const LEGS_PAUSED: &str = "voxrelay_worker_legs_paused_total";
 /// Requests answered by the control plane, by `route` (as in the table), `method` and `status`.
 pub const HTTP_REQUESTS: &str = "voxrelay_http_requests_total";
 /// Voice webhooks by `outcome`.
@@ -90,9 +110,22 @@ pub const COUNTERS: &[(&str, &str)] = &[
         "Frames whose number did not follow the one before",
     ),
     (MARKS, "Marks by step"),
+    (BARGE_INS, "Interruptions by the caller by step"),
+    (CLEARS, "clear messages to the carrier"),
+    (CUTS, "Items truncated or deleted by step"),
+    (AUDIO_CUT, "PCMU bytes cut before they went out"),
+    (
+        AUDIO_RESENT,
+        "PCMU bytes sent again after an interruption was taken back",
+    ),
+    (RESPONSES_REPEATED, "response.done repeated"),
     (SCAN_FALLBACKS, "Hot messages that took the slow path"),
     (UNKNOWN_FIELDS, "Unknown fields in known messages"),
     (MESSAGES_DROPPED, "Messages dropped by reason"),
+    (
+        PROTOCOL_VIOLATIONS,
+        "Legs that broke the protocol by leg and reason",
+    ),
     (CALLS_ENDED, "Calls ended by reason and side"),
     (WAKEUPS, "Ring wake-ups"),
     (ENTERS, "io_uring_enter calls"),
@@ -111,6 +144,10 @@ pub const COUNTERS: &[(&str, &str)] = &[
     ),
     (RECONNECT_ATTEMPTS, "Tries to reconnect to the model"),
     (ROLLOVERS, "Sessions replaced before they expired"),
+    (
+        LEGS_PAUSED,
+        "Carrier legs not read for a while because they brought too much at once",
+    ),
     (HTTP_REQUESTS, "Requests answered by the control plane"),
     (WEBHOOKS, "Voice webhooks by outcome"),
 ];
@@ -125,8 +162,16 @@ pub const HISTOGRAMS: &[(&str, &str)] = &[(
 pub const GAUGES: &[(&str, &str)] = &[
     (CALLS_ACTIVE, "Live calls"),
     (UPSTREAM_OPEN, "Model legs open"),
+    (
+        RATE_LIMIT_REMAINING,
+        "What the model's account had left when it last said so",
+    ),
     (BUFFERS_FREE, "Provided buffers lent to the kernel"),
     (CARRY_BYTES, "Bytes kept for incomplete frames and records"),
+    (
+        UNPLAYED_PEAK,
+        "Most milliseconds that waited to be heard in one call",
+    ),
     (BUILD_INFO, "Version and commit of the build"),
     (START_TIME, "When the process started, seconds since 1970"),
 ];

@@ -338,7 +338,7 @@ fn judge(file: &str, text: &str) -> Vec<String> {
     let mut fault = |what: String| faults.push(format!("{file}: {what}"));
     let source = Source::read(file, text);
 
-    if !text.trim_start().starts_with("//!") {
+    if !is_beside(file) && !text.trim_start().starts_with("//!") {
         fault("the file does not open by saying what it is for (`//!`)".into());
     }
     let lines = text.lines().count();

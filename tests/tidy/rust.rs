@@ -141,7 +141,7 @@ fn tree(
             }
             Some(word) if is_word(word) => {
                 // `use a::{self}` names `a`.
-                if !(word == "self" && !path.is_empty()) {
+                if word != "self" || path.is_empty() {
                     path.push(word.to_owned());
                 }
                 at += 1;

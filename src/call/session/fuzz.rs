@@ -194,7 +194,7 @@ impl Shell {
         );
         assert_eq!(
             stats.outbound_bytes,
-            stats.outbound_bytes_sent + stats.outbound_bytes_dropped
+            stats.outbound_bytes_sent + stats.outbound_bytes_dropped + self.session.paused_bytes()
         );
     }
 }

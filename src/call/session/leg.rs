@@ -17,7 +17,7 @@ use crate::base::limit;
 use crate::base::rng::Rng;
 use crate::base::time::Mono;
 use crate::call::fact::Leg;
-use crate::call::outbox::{Class, Outbox};
+use crate::call::outbox::{Class, Cut, Outbox};
 use crate::call::timer::{Deadline, Timers};
 use crate::call::{Order, Output};
 use crate::proto::ws::writer::{Kind, frame_len, write_frame};
@@ -45,6 +45,8 @@ pub(super) struct Wire {
     pub(super) timers: Timers,
     /// A send is with the kernel.
     in_flight: bool,
+    /// Playing audio in that send, PCMU bytes: it counts as sent when the kernel has it.
+    in_flight_audio: u64,
     /// The peer's close code, once its close frame was read.
     peer_close: Option<u16>,
     /// Bytes ever queued.
@@ -62,6 +64,7 @@ impl Wire {
             outbox: Outbox::default(),
             timers: Timers::default(),
             in_flight: false,
+            in_flight_audio: 0,
             peer_close: None,
             queued: 0,
             given: 0,
@@ -97,6 +100,20 @@ impl Wire {
         });
         self.queued += if queued { len as u64 } else { 0 };
         queued
+    }
+
+    /// A text frame before everything that waits.
+    fn frame_first(&mut self, parts: &[&[u8]], rng: &mut Rng) -> bool {
+        if self.state != State::Open {
+            return false;
+        }
+        let masked = self.role == Role::Client;
+        let payload: usize = parts.iter().map(|part| part.len()).sum();
+        self.outbox.push_first(frame_len(payload, masked), |buf| {
+            let mask = masked.then(|| rng.mask_key());
+            write_frame(buf, Kind::Text, mask, parts);
+        });
+        true
     }
 
     /// RFC 6455 section 5.5.2. A pong that finds no room is not sent: the peer is not reading, and a later one
@@ -210,6 +227,7 @@ impl Wire {
         self.timers.clear_all();
         self.outbox.clear();
         self.in_flight = false;
+        self.in_flight_audio = 0;
     }
 
     /// Bytes that wait to be taken.
@@ -226,7 +244,7 @@ impl Wire {
         if len == 0 || self.is_over() {
             return;
         }
-        self.outbox.consume(len);
+        self.in_flight_audio += self.outbox.consume(len);
         self.given += len as u64;
         if !self.in_flight {
             self.in_flight = true;
@@ -235,10 +253,12 @@ impl Wire {
         }
     }
 
-    pub(super) fn sent(&mut self) {
+    /// The send is with the kernel: how much audio it brought to the peer, PCMU bytes.
+    pub(super) fn sent(&mut self) -> u64 {
         self.in_flight = false;
         self.timers.clear(Deadline::Stall);
         self.rest();
+        std::mem::take(&mut self.in_flight_audio)
     }
 }
 
@@ -397,5 +417,17 @@ impl Output for Wires {
         };
         let (wire, rng, _) = self.parts(place);
         wire.frame(class, Kind::Text, parts, rng)
+    }
+
+    fn cut(&mut self, leg: Leg) -> Cut {
+        let wire = self.wire(leg);
+        // What is with the kernel goes out before what follows now; it will not be heard.
+        wire.in_flight_audio = 0;
+        wire.outbox.cut()
+    }
+
+    fn send_first(&mut self, leg: Leg, parts: &[&[u8]]) -> bool {
+        let (wire, rng, _) = self.parts(leg);
+        wire.frame_first(parts, rng)
     }
 }

@@ -373,8 +373,18 @@ fn hostile_numbers_stay_text_and_overlong_ones_are_left_out() {
     let (_, parameters) = stream(&post(&mut client, "/api/twilio/voice", &[], &body));
     assert_eq!(parameters.len(), 2, "ticket and from: {parameters:?}");
     assert_eq!(parameters[1], ("from".into(), "\"><Hangup/>&".into()));
-    let long = format!("CallSid={}", "C".repeat(500));
-    stream(&post(&mut client, "/api/twilio/voice", &[], &long));
+}
+
+#[test]
+fn a_call_id_that_is_none_by_its_length_is_refused() {
+    let rig = Rig::new(Config::default());
+    let mut client = rig.connect();
+    let body = |len| format!("CallSid={}", "C".repeat(len));
+    stream(&post(&mut client, "/api/twilio/voice", &[], &body(128)));
+    for len in [129, 60_000] {
+        let answer = post(&mut client, "/api/twilio/voice", &[], &body(len));
+        assert_eq!(answer.status, 400);
+    }
 }
 
 #[test]

@@ -79,6 +79,19 @@ pub enum Violation {
 }
 
 impl Violation {
+    /// All of them.
+    pub const ALL: [Violation; 9] = [
+        Violation::ReservedBits,
+        Violation::Opcode,
+        Violation::Masking,
+        Violation::Control,
+        Violation::Fragmentation,
+        Violation::TooLong,
+        Violation::Utf8,
+        Violation::Close,
+        Violation::Length,
+    ];
+
     /// 1002, 1007 or 1009.
     pub fn close_code(self) -> u16 {
         match self {
@@ -95,7 +108,7 @@ impl Violation {
     }
 
     /// A bounded metric label.
-    pub fn label(self) -> &'static str {
+    pub const fn label(self) -> &'static str {
         match self {
             Violation::ReservedBits => "reserved_bits",
             Violation::Opcode => "opcode",

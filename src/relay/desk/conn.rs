@@ -107,6 +107,19 @@ impl Drop for Watchdog {
     }
 }
 
+/// Shuts a socket down for whoever does not own the connection. Keeps nothing open.
+#[derive(Debug)]
+pub(super) struct Plug(Weak<TcpStream2>);
+
+impl Plug {
+    /// Both directions end; pending operations complete.
+    pub(super) fn pull(&self) {
+        if let Some(socket) = self.0.upgrade() {
+            let _ = socket.0.shutdown(Shutdown::Both);
+        }
+    }
+}
+
 /// A connection that the desk owns.
 #[derive(Debug)]
 pub(super) struct Conn {
@@ -146,6 +159,25 @@ impl Conn {
             peer,
             ended: false,
         }
+    }
+
+    /// Takes a connection back that had been given away.
+    pub(super) fn from_established(
+        established: Established,
+        sockets: &Rc<Sockets>,
+    ) -> io::Result<Self> {
+        let socket = std::net::TcpStream::from(established.fd);
+        socket.set_nonblocking(false)?;
+        let mut conn = Self::new(TcpStream::from_std(socket), established.peer, sockets);
+        conn.tls = established.tls;
+        conn.ciphertext = established.ciphertext;
+        conn.plaintext = established.plaintext;
+        Ok(conn)
+    }
+
+    /// A handle that can end both directions at any time.
+    pub(super) fn plug(&self) -> Plug {
+        Plug(Rc::downgrade(&self.socket))
     }
 
     /// Ends both directions after `after`.

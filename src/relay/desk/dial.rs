@@ -5,7 +5,7 @@
 //! 500, 502, 503, 504), besides anything that went wrong on the way.
 
 use super::Desk;
-use super::conn::{Conn, Sockets};
+use super::conn::{Conn, Plug, Sockets};
 use crate::base::id::{CallId, SlotKey, WorkerId};
 use crate::base::limit::{CONNECT_DEADLINE, HEAD_BYTES_MAX, UPSTREAM_DEADLINE};
 use crate::bus::command::ToWorker;
@@ -14,13 +14,19 @@ use crate::config::Secret;
 use crate::proto::http::head::{HeadError, Parsed, parse_response};
 use crate::proto::http::upgrade::{ResponseError, check_response, write_request};
 use crate::proto::realtime::endpoint::{self, Endpoint};
+use crate::proto::ws::close;
+use crate::proto::ws::writer::{Kind, write_frame};
+use crate::telemetry::log::brief;
 use crate::transport::tls::Tls;
 use crate::transport::{ClientConfig, Established, ServerName};
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
 /// Waits before the first, second and third attempt; each is varied by a fifth.
@@ -28,7 +34,9 @@ const ATTEMPT_DELAYS_MS: [u64; 3] = [0, 250, 750];
 /// A key that was refused or is over its rate stays unused for this long, as long as there is another.
 const KEY_PAUSE: Duration = Duration::from_secs(60);
 /// What is read of a refusal's body, to find the error's code.
-const BODY_BYTES_MAX: usize = 4 * 1024;
+const BODY_BYTES_MAX: usize = 64 * 1024;
+/// How long a refusal's body is waited for: the next attempt waits behind it.
+const BODY_DEADLINE: Duration = Duration::from_millis(500);
 /// What is kept of the vendor's error code, for the log.
 const CODE_CHARS_MAX: usize = 64;
 
@@ -53,6 +61,8 @@ pub enum DialError {
     Upgrade(&'static str),
     /// Another status than 101.
     Status(Refused),
+    /// The call ended first.
+    Cancelled,
 }
 
 /// An answer other than 101.
@@ -87,7 +97,7 @@ impl DialError {
             | Self::Io(_)
             | Self::Deadline(_)
             | Self::Closed => true,
-            Self::Tls(_) | Self::Head(_) | Self::Upgrade(_) => false,
+            Self::Tls(_) | Self::Head(_) | Self::Upgrade(_) | Self::Cancelled => false,
             Self::Status(refused) => match refused.status {
                 429 => !refused.is_quota(),
                 status => matches!(status, 408 | 500 | 502 | 503 | 504),
@@ -106,6 +116,7 @@ impl DialError {
             Self::Closed => "closed",
             Self::Head(_) => "head",
             Self::Upgrade(_) => "upgrade",
+            Self::Cancelled => "cancelled",
             Self::Status(refused) => match refused.status {
                 401 => "status_401",
                 403 => "status_403",
@@ -129,6 +140,7 @@ impl fmt::Display for DialError {
             Self::Tls(error) => write!(f, "TLS: {error}"),
             Self::Deadline(what) => write!(f, "time was up while {what}"),
             Self::Closed => f.write_str("closed without an answer"),
+            Self::Cancelled => f.write_str("the call ended first"),
             Self::Head(error) => write!(f, "the answer is no HTTP ({})", error.label()),
             Self::Upgrade(what) => write!(f, "the 101 is no WebSocket upgrade: {what}"),
             Self::Status(refused) if refused.code.is_empty() => {
@@ -157,6 +169,7 @@ pub async fn connect(
         headers,
         tls,
         Instant::now() + UPSTREAM_DEADLINE,
+        &Cancel::default(),
     )
     .await
 }
@@ -167,12 +180,18 @@ pub(super) async fn connect_until(
     headers: &[(&str, &str)],
     tls: Option<Arc<ClientConfig>>,
     deadline: Instant,
+    cancel: &Cancel,
 ) -> Result<Established, DialError> {
-    let socket = connect_tcp(endpoint, deadline).await?;
+    // Both tokio's own: dropping them leaves nothing in the ring.
+    let socket = tokio::select! {
+        socket = connect_tcp(endpoint, deadline) => socket?,
+        () = cancel.ordered() => return Err(DialError::Cancelled),
+    };
     let peer = socket.peer_addr().ok();
     let mut conn = Conn::new(tokio_uring::net::TcpStream::from_std(socket), peer, sockets);
     conn.set_leg_options(false).map_err(DialError::Io)?;
     let watchdog = conn.watch(deadline.saturating_duration_since(Instant::now()));
+    cancel.shuts(&conn);
     let late = |what, error| match watchdog.fired() {
         true => DialError::Deadline(what),
         false => error,
@@ -217,9 +236,15 @@ pub(super) async fn connect_until(
                 body_len,
                 mut refused,
             } => {
-                // The body is wanted for its code only: whatever of it comes in time is good enough.
+                // The body is wanted for its code only: whatever of it comes in time is good enough. Without a
+                // length it is over when the code is there.
                 let wanted = len + body_len.unwrap_or(BODY_BYTES_MAX).min(BODY_BYTES_MAX);
+                let _late = conn.watch_reading(BODY_DEADLINE);
                 while conn.plaintext.len() < wanted {
+                    let ends = conn.plaintext.last() == Some(&b'}');
+                    if ends && !error_code(&conn.plaintext[len..]).is_empty() {
+                        break;
+                    }
                     if !matches!(conn.read().await, Ok(true)) {
                         break;
                     }
@@ -365,6 +390,64 @@ impl KeyRing {
     }
 }
 
+/// The order to give a dial up, and the socket that it stops.
+#[derive(Debug, Default)]
+pub(super) struct Cancel {
+    given: Cell<bool>,
+    told: Notify,
+    socket: RefCell<Option<Plug>>,
+}
+
+impl Cancel {
+    fn give(&self) {
+        self.given.set(true);
+        self.told.notify_one();
+        if let Some(plug) = self.socket.take() {
+            plug.pull();
+        }
+    }
+
+    async fn ordered(&self) {
+        while !self.given.get() {
+            self.told.notified().await;
+        }
+    }
+
+    /// From now on the order shuts this connection, which ends whatever waits on it.
+    fn shuts(&self, conn: &Conn) {
+        *self.socket.borrow_mut() = Some(conn.plug());
+    }
+}
+
+/// Dials under way, by who waits for them.
+#[derive(Debug, Default)]
+pub(super) struct Dials(RefCell<HashMap<(WorkerId, SlotKey), Rc<Cancel>>>);
+
+impl Dials {
+    /// `ToDesk::CancelDial`. The answer to a dial may already be on its way; that one finds its call gone.
+    pub(super) fn cancel(&self, worker: WorkerId, slot: SlotKey) {
+        if let Some(cancel) = self.0.borrow_mut().remove(&(worker, slot)) {
+            cancel.give();
+        }
+    }
+}
+
+/// `ToDesk::Discard`: a leg that came after its call's end. The model has seen its upgrade, so it gets a close
+/// frame, not just the end of the stream.
+pub(super) async fn discard(desk: Rc<Desk>, upstream: Established) {
+    let mut mask = [0; 4];
+    let Ok(conn) = Conn::from_established(upstream, &desk.sockets) else {
+        return;
+    };
+    if getrandom::fill(&mut mask).is_err() {
+        return;
+    }
+    let (payload, len) = close::payload(close::NORMAL, "");
+    let mut frame = Vec::new();
+    write_frame(&mut frame, Kind::Close, Some(mask), &[&payload[..len]]);
+    conn.say_goodbye(&frame).await;
+}
+
 /// What a dial is for; see `ToDesk::Dial`.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Asked {
@@ -375,7 +458,7 @@ pub(super) struct Asked {
     pub(super) once: bool,
 }
 
-/// Answers `ToDesk::Dial`.
+/// Answers `ToDesk::Dial`, unless it is cancelled.
 pub(super) async fn run(desk: Rc<Desk>, asked: Asked) {
     let Asked {
         worker,
@@ -384,7 +467,21 @@ pub(super) async fn run(desk: Rc<Desk>, asked: Asked) {
         leg,
         once,
     } = asked;
-    let outcome = attempts(&desk, call_id, once).await;
+    let cancel = Rc::new(Cancel::default());
+    desk.dials
+        .0
+        .borrow_mut()
+        .insert((worker, slot), cancel.clone());
+    let outcome = attempts(&desk, call_id, once, &cancel).await;
+    if cancel.given.get() {
+        desk.meter.dial_error(DialError::Cancelled.label());
+        tracing::info!(call_id = %call_id, "dial given up: the call ended first");
+        if let Ok(upstream) = outcome {
+            discard(desk, upstream).await;
+        }
+        return;
+    }
+    desk.dials.0.borrow_mut().remove(&(worker, slot));
     let order = ToWorker::Upstream {
         slot,
         leg,
@@ -404,7 +501,12 @@ pub(super) async fn run(desk: Rc<Desk>, asked: Asked) {
     }
 }
 
-async fn attempts(desk: &Desk, call_id: CallId, once: bool) -> Result<Established, DialError> {
+async fn attempts(
+    desk: &Desk,
+    call_id: CallId,
+    once: bool,
+    cancel: &Cancel,
+) -> Result<Established, DialError> {
     let started = Instant::now();
     // One that is part of an outage's schedule must leave time for the others.
     let (deadline, attempts) = match once {
@@ -413,7 +515,10 @@ async fn attempts(desk: &Desk, call_id: CallId, once: bool) -> Result<Establishe
     };
     let mut wait = Duration::ZERO;
     for attempt in 1..=attempts {
-        tokio::time::sleep(wait).await;
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            () = cancel.ordered() => return Err(DialError::Cancelled),
+        }
         let key = desk.keys.borrow_mut().pick(Instant::now());
         let headers = key.and_then(|i| endpoint::headers(desk.keys.borrow().keys[i].expose()));
         let headers: Vec<(&str, &str)> = headers
@@ -423,14 +528,22 @@ async fn attempts(desk: &Desk, call_id: CallId, once: bool) -> Result<Establishe
             .collect();
         desk.meter.dial_attempt();
         let tls = desk.client_tls.clone();
-        let error = match connect_until(&desk.sockets, &desk.endpoint, &headers, tls, deadline)
-            .await
-        {
+        let dialled = connect_until(
+            &desk.sockets,
+            &desk.endpoint,
+            &headers,
+            tls,
+            deadline,
+            cancel,
+        );
+        let error = match dialled.await {
             Ok(established) => {
                 let ms = started.elapsed().as_millis() as u64;
                 tracing::info!(call_id = %call_id, attempt, ms, host = desk.endpoint.host, "upstream connected");
                 return Ok(established);
             }
+            // Whatever the shut socket said.
+            Err(_) if cancel.given.get() => return Err(DialError::Cancelled),
             Err(error) => error,
         };
         desk.meter.dial_error(error.label());
@@ -447,11 +560,14 @@ async fn attempts(desk: &Desk, call_id: CallId, once: bool) -> Result<Establishe
             .get(attempt)
             .filter(|_| !once)
             .map(|ms| next_delay(*ms, &error, other_key));
-        let retry = delay
-            .filter(|delay| (other_key || error.may_retry()) && Instant::now() + *delay < deadline);
+        let left = deadline.saturating_duration_since(Instant::now());
+        let retry = delay.filter(|delay| (other_key || error.may_retry()) && *delay < left);
+        // The endpoint has a say in what is wrong with it: its certificate, its code.
+        let sentence = error.to_string();
         tracing::warn!(
             call_id = %call_id, attempt, host = desk.endpoint.host, cause = error.label(),
-            key = key.map(|i| i + 1), retry = retry.is_some(), "upstream attempt failed: {error}"
+            key = key.map(|i| i + 1), retry = retry.is_some(), error = &*brief(&sentence),
+            "upstream attempt failed"
         );
         match retry {
             Some(delay) => wait = delay,
@@ -462,13 +578,14 @@ async fn attempts(desk: &Desk, call_id: CallId, once: bool) -> Result<Establishe
     Err(DialError::Deadline("trying again"))
 }
 
-/// `Retry-After` counts when the same key would be used again.
+/// `Retry-After` counts when the same key would be used again. It is the peer's number, so it is bounded before
+/// anything is added to it; past the deadline there is no other attempt anyway.
 fn next_delay(ms: u64, error: &DialError, other_key: bool) -> Duration {
     let asked = match error {
         DialError::Status(refused) if !other_key => refused.retry_after_secs.unwrap_or(0),
         _ => 0,
     };
-    jitter(ms).max(Duration::from_secs(asked))
+    jitter(ms).max(Duration::from_secs(asked).min(UPSTREAM_DEADLINE))
 }
 
 /// `ms`, a fifth more or less, so that calls that failed together don't return together.

@@ -14,6 +14,7 @@ use crate::proto::carrier::signature::is_valid_upgrade;
 use crate::proto::http::head::{HeadError, Parsed, parse_request};
 use crate::proto::http::upgrade::{Accept, write_accept};
 use crate::proto::ws::Role;
+use crate::telemetry::log::brief;
 use crate::transport::Established;
 use crate::transport::tls::Tls;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
@@ -187,7 +188,8 @@ async fn serve(desk: Rc<Desk>, stranger: Stranger, socket: TcpStream, peer: Sock
             Err(error) => Err(error.into()),
         };
         if let Err(error) = outcome {
-            tracing::debug!(%peer, late = watchdog.fired(), "TLS accept failed: {error}");
+            let error = error.to_string();
+            tracing::debug!(%peer, late = watchdog.fired(), error = &*brief(&error), "TLS accept failed");
             return desk.meter.lost(if watchdog.fired() {
                 "tls_deadline"
             } else {
@@ -417,8 +419,9 @@ fn signature(desk: &Desk, request: &StreamRequest, peer: Option<SocketAddr>) -> 
     };
     if verdict != Signature::Valid {
         // What the carrier should have signed: a wrong public URL shows here.
+        let url = format!("{}{}", as_wss(origin), without_secret(&request.target));
         tracing::warn!(
-            url = %format_args!("{}{}", as_wss(origin), without_secret(&request.target)),
+            url = &*brief(&url),
             verdict = ?verdict, peer = peer.map(tracing::field::display), "upgrade without a fitting signature"
         );
     }

@@ -24,7 +24,7 @@ use crate::transport::clock::SystemClock;
 use crate::transport::{ClientConfig, ServerConfig, roots};
 use admit::Admission;
 use conn::Sockets;
-use dial::KeyRing;
+use dial::{Dials, KeyRing};
 use listener::{Admitted, Strangers};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -85,6 +85,7 @@ struct Desk {
     /// Admitted on control's behalf, by the number in the answer.
     admitted: RefCell<HashMap<u64, Admitted>>,
     next_ticket: Cell<u64>,
+    dials: Dials,
     sockets: Rc<Sockets>,
     stopping: Cell<bool>,
     clock: SystemClock,
@@ -182,6 +183,7 @@ fn start_with(
         strangers: RefCell::default(),
         admitted: RefCell::default(),
         next_ticket: Cell::new(1),
+        dials: Dials::default(),
         sockets: Rc::default(),
         stopping: Cell::new(false),
         clock: SystemClock::new(),
@@ -268,6 +270,10 @@ async fn run(desk: Rc<Desk>, mut inbox: DeskInbox, listeners: Vec<TcpListener>) 
                     once,
                 };
                 spawn(dial::run(desk.clone(), asked));
+            }
+            ToDesk::CancelDial { worker, slot } => desk.dials.cancel(worker, slot),
+            ToDesk::Discard { upstream } => {
+                spawn(dial::discard(desk.clone(), *upstream));
             }
             ToDesk::Ended { worker, call_id: _ } => desk.admission.borrow_mut().release(worker),
             ToDesk::Admit { head, peer, answer } => {

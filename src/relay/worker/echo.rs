@@ -98,6 +98,10 @@ impl Echo {
         self.closed = true;
     }
 
+    pub(super) fn fragment_bytes(&self) -> usize {
+        self.reader.held_bytes()
+    }
+
     pub(super) fn poll_transmit(&self, max: usize) -> &[u8] {
         let waiting = &self.out[self.taken..];
         &waiting[..waiting.len().min(max)]

@@ -7,6 +7,7 @@
 //! ```
 
 use super::buffer::SlotId;
+use super::{CARRIER_BYTES_PER_TICK, TICK};
 use crate::base::time::Mono;
 use crate::transport::Established;
 use crate::transport::tls::{Tls, TlsError};
@@ -82,6 +83,13 @@ pub(super) struct LegState {
     pub(super) phase: Phase,
     /// The peer has ended its side: nothing more is received, what is queued may still go.
     pub(super) eof: bool,
+    /// Not read until then: it brought too much at once.
+    pub(super) paused_until: Option<Mono>,
+    /// What it holds beyond its ordinary buffers, as last counted.
+    pub(super) grown_bytes: usize,
+    /// Since when `received_bytes` are counted.
+    counted_since: Mono,
+    received_bytes: usize,
     /// A cancellation of everything on this socket is on its way.
     pub(super) cancelled: bool,
 }
@@ -133,6 +141,10 @@ impl LegState {
             sending: None,
             phase: Phase::Open,
             eof: false,
+            paused_until: None,
+            grown_bytes: 0,
+            counted_since: Mono::default(),
+            received_bytes: 0,
             cancelled: false,
         };
         (leg, ciphertext)
@@ -140,6 +152,16 @@ impl LegState {
 
     pub(super) fn raw_fd(&self) -> RawFd {
         self.fd.as_raw_fd()
+    }
+
+    /// Counts received bytes; true when there were more than `CARRIER_BYTES_PER_TICK` in one tick.
+    pub(super) fn is_flooding(&mut self, bytes: usize, now: Mono) -> bool {
+        if now.since(self.counted_since) >= TICK {
+            self.counted_since = now;
+            self.received_bytes = 0;
+        }
+        self.received_bytes += bytes;
+        self.received_bytes > CARRIER_BYTES_PER_TICK && self.paused_until.is_none()
     }
 
     /// Bytes kept for incomplete frames and records.

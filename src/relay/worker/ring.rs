@@ -21,6 +21,8 @@ use std::time::Duration;
 const SQ_ENTRIES: u32 = 4096;
 /// Completion entries: a burst of every leg of a full worker, with room.
 const CQ_ENTRIES: u32 = 16 * 1024;
+/// Gathering ends early when so many have come.
+const GATHER_COMPLETIONS: usize = 64;
 
 /// What an operation belongs to. Comes back in its completion; stale ones are recognised by their generation.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -163,6 +165,8 @@ pub(super) struct Ring {
     slots: Option<SendSlots>,
     /// Operations whose last completion is still to come.
     outstanding: usize,
+    /// Waiting can gather for a minimum time (6.12).
+    min_wait: bool,
     /// `io_uring_enter` calls so far.
     pub(super) enters: u64,
 }
@@ -178,6 +182,7 @@ impl Ring {
             made[id] = Some(group);
         }
         Ok(Self {
+            min_wait: ring.params().is_feature_min_timeout(),
             ring,
             groups: made,
             slots: Some(SendSlots::default()),
@@ -243,6 +248,14 @@ impl Ring {
         self.push(&entry)
     }
 
+    /// Ends a leg's receive; it completes with ECANCELED. What has arrived is kept by the socket.
+    pub(super) fn cancel_receive(&mut self, key: LegKey) -> io::Result<()> {
+        let entry = opcode::AsyncCancel::new(Tag::Receive(key).encode())
+            .build()
+            .user_data(Tag::Cancel.encode());
+        self.push(&entry)
+    }
+
     /// Cancels everything on `fd`; what is cancelled still completes, with ECANCELED.
     pub(super) fn cancel(&mut self, fd: RawFd) -> io::Result<()> {
         let entry = opcode::AsyncCancel2::new(types::CancelBuilder::fd(types::Fd(fd)).all())
@@ -251,12 +264,28 @@ impl Ring {
         self.push(&entry)
     }
 
-    /// Submits what is queued, waits for a completion or until `timeout`, and appends all completions to `out`.
-    pub(super) fn wait(&mut self, timeout: Duration, out: &mut Vec<Completion>) -> io::Result<()> {
+    /// Submits what is queued, waits for a completion or until `timeout`, and appends all completions to `out`. With
+    /// `gather`, it waits that long (or for `GATHER_COMPLETIONS`) for more to come along before it returns.
+    pub(super) fn wait(
+        &mut self,
+        timeout: Duration,
+        gather: Option<Duration>,
+        out: &mut Vec<Completion>,
+    ) -> io::Result<()> {
         self.enters += 1;
-        let time = types::Timespec::from(timeout);
-        let args = types::SubmitArgs::new().timespec(&time);
-        match self.ring.submitter().submit_with_args(1, &args) {
+        let (time, want, min_wait) = match gather {
+            None => (timeout, 1, 0),
+            Some(least) if self.min_wait => (timeout, GATHER_COMPLETIONS, least.as_micros() as u32),
+            // Older kernels: as many as are wanted, or the time, whichever is first. Under load nothing is lost by
+            // coming back empty-handed now and then.
+            Some(least) => (timeout.min(least), GATHER_COMPLETIONS, 0),
+        };
+        let time = types::Timespec::from(time);
+        let mut args = types::SubmitArgs::new().timespec(&time);
+        if min_wait > 0 {
+            args = args.min_wait_usec(min_wait);
+        }
+        match self.ring.submitter().submit_with_args(want, &args) {
             Ok(_) => {}
             Err(error)
                 if matches!(

@@ -12,12 +12,16 @@ use crate::bus::command::{DeskSender, ToDesk};
 use crate::bus::report::ReportSender;
 use crate::call::session::{Closed, Intent};
 use crate::call::{EndReason, Fact, Leg, Report, Stats};
+use crate::telemetry::log::brief;
 use crate::telemetry::meter::{WorkerMeter, WorkerStats};
 use crate::transport::Established;
 use crate::transport::tls::TlsError;
 use std::collections::VecDeque;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+
+/// What a leg may hold without counting against the budget: every carrier message, and every ordinary event.
+const ORDINARY_BYTES: usize = limit::CARRIER_MESSAGE_BYTES_MAX;
 
 /// What every call of a worker shares. Apart from the table, so that one call and this can be borrowed together.
 pub(super) struct Shared {
@@ -36,6 +40,9 @@ pub(super) struct Shared {
     pub(super) now: Now,
     /// Legs whose receive ended for want of buffers.
     pub(super) starved: Vec<LegKey>,
+    /// What legs hold beyond their ordinary buffers, and how much that may be.
+    pub(super) grown_bytes: usize,
+    pub(super) grown_bytes_max: usize,
 }
 
 impl Shared {
@@ -71,6 +78,20 @@ impl Shared {
         }
     }
 
+    /// Counts what a leg holds for an unfinished message. True when it grew past what all legs together may hold: the
+    /// leg that asks for more is the one that pays.
+    pub(super) fn is_over_budget(&mut self, life: &mut Life, which: Leg) -> bool {
+        let held = life.driver.held_bytes(which);
+        let Some(leg) = &mut life.legs[index_of(which)] else {
+            return false;
+        };
+        let grown = (leg.carry_bytes() + held).saturating_sub(ORDINARY_BYTES);
+        let grows = grown > leg.grown_bytes;
+        self.grown_bytes = self.grown_bytes - leg.grown_bytes + grown;
+        leg.grown_bytes = grown;
+        grows && self.grown_bytes > self.grown_bytes_max && leg.phase == Phase::Open
+    }
+
     /// A leg's connection is over, by the peer or by an error.
     pub(super) fn on_gone(&mut self, life: &mut Life, which: Leg, how: Closed) {
         let Some(leg) = &mut life.legs[index_of(which)] else {
@@ -83,6 +104,10 @@ impl Shared {
                 until: self.now.mono + FINISH,
             },
             (Closed::Eof, Phase::Finishing { .. }) => before,
+            // A TLS failure has left its alert: the peer learns why.
+            (Closed::Broken, Phase::Open) if leg.has_tls_out() => Phase::Finishing {
+                until: self.now.mono + FINISH,
+            },
             _ => Phase::Retired,
         };
         leg.eof = true;
@@ -99,7 +124,8 @@ impl Shared {
 
     pub(super) fn on_tls_error(&mut self, call_id: CallId, leg: Leg, error: &TlsError) {
         self.stats.tls_errors += 1;
-        tracing::warn!(%call_id, ?leg, error = %error.0, "TLS failed");
+        // Certificates, and so the peer, have a say in these sentences.
+        tracing::warn!(%call_id, ?leg, error = &*brief(&error.0), "TLS failed");
     }
 
     /// A session panicked: that call ends, everything else goes on.
@@ -156,7 +182,8 @@ impl Shared {
         }
     }
 
-    fn dial(&mut self, life: &Life, leg: Leg, once: bool) {
+    fn dial(&mut self, life: &mut Life, leg: Leg, once: bool) {
+        life.dialling = true;
         self.tell_desk(ToDesk::Dial {
             worker: self.id,
             slot: life.key,
@@ -257,6 +284,7 @@ impl Shared {
         match leg.phase {
             Phase::Retired if leg.is_idle() => {
                 let leg = life.legs[index].take().expect("just seen");
+                self.grown_bytes -= leg.grown_bytes;
                 leg.release(&mut self.pool);
             }
             Phase::Retired if !leg.cancelled => {
@@ -264,7 +292,7 @@ impl Shared {
                 self.ring.cancel(leg.raw_fd())?;
             }
             Phase::Retired => {}
-            _ if !leg.receiving && !leg.eof => {
+            _ if !leg.receiving && !leg.eof && leg.paused_until.is_none() => {
                 self.ring.receive(leg.raw_fd(), key)?;
                 leg.receiving = true;
             }
@@ -276,6 +304,13 @@ impl Shared {
     pub(super) fn report(&mut self, life: &mut Life) {
         while let Some(fact) = life.driver.poll_fact() {
             self.send_report(life.call_id, fact, &mut life.reported_end);
+        }
+        // Nobody waits for the model any more.
+        if life.reported_end && std::mem::take(&mut life.dialling) {
+            self.tell_desk(ToDesk::CancelDial {
+                worker: self.id,
+                slot: life.key,
+            });
         }
     }
 

@@ -82,6 +82,15 @@ impl Driver {
         }
     }
 
+    /// Bytes kept inside for a message in fragments.
+    pub(super) fn held_bytes(&self, leg: Leg) -> usize {
+        match self {
+            Self::Call(session) => session.fragment_bytes(leg),
+            Self::Echo(echo) => echo.fragment_bytes(),
+            _ => 0,
+        }
+    }
+
     pub(super) fn poll_intent(&mut self) -> Option<Intent> {
         match self {
             Self::Call(session) => session.poll_intent(),
@@ -135,6 +144,8 @@ pub(super) struct Life {
     pub(super) touched: bool,
     /// `Fact::Ended` went out.
     pub(super) reported_end: bool,
+    /// The desk has been told to dial and has not answered.
+    pub(super) dialling: bool,
 }
 
 #[derive(Debug, Default)]
@@ -170,6 +181,7 @@ impl Table {
             armed: None,
             touched: false,
             reported_end: false,
+            dialling: false,
         }))
     }
 

@@ -1,6 +1,7 @@
 //! The worker over real sockets and a real ring. Goal: bytes come back in order whatever their split, a fault ends
 //! one connection alone, and every buffer comes home.
 
+use super::leg::LegState;
 use super::table::Driver;
 use super::*;
 use crate::bus::command::{EchoOutcome, ToDesk, WorkerSender, desk_queue, worker_queue};
@@ -17,7 +18,7 @@ use tokio::sync::oneshot;
 struct Fixture {
     orders: WorkerSender,
     _reports: ReportInbox,
-    _desk: crate::bus::command::DeskInbox,
+    desk: crate::bus::command::DeskInbox,
     thread: JoinHandle<()>,
 }
 
@@ -32,12 +33,13 @@ impl Fixture {
             desk,
             reports,
             clock: SystemClock::new(),
+            grown_bytes_max: 1 << 20,
         };
         let thread = start(parts).expect("io_uring");
         Self {
             orders,
             _reports: report_inbox,
-            _desk: desk_inbox,
+            desk: desk_inbox,
             thread,
         }
     }
@@ -162,6 +164,7 @@ fn a_planted_panic_ends_its_call_and_every_other_goes_on() {
         desk,
         reports,
         clock: SystemClock::new(),
+        grown_bytes_max: 1 << 20,
     };
     let mut worker = Worker::new(parts).expect("io_uring");
     drop(orders);
@@ -219,4 +222,132 @@ fn a_planted_panic_ends_its_call_and_every_other_goes_on() {
         Some(ToDesk::Ended { .. })
     ));
     assert!(report_inbox.blocking_recv().is_none(), "and no other");
+}
+
+/// A worker with one echo leg and hands on its insides: driven turn by turn, so that a budget can be watched.
+#[test]
+fn the_leg_that_grows_past_the_budget_pays_and_its_bytes_are_counted_home() {
+    let (_orders, inbox) = worker_queue(16).expect("eventfd");
+    let (desk, _desk_inbox) = desk_queue(64);
+    let (reports, _report_inbox) = report_queue(64);
+    let parts = Parts {
+        id: WorkerId(0),
+        inbox,
+        desk,
+        reports,
+        clock: SystemClock::new(),
+        grown_bytes_max: 256 * 1024,
+    };
+    let mut worker = Worker::new(parts).expect("io_uring");
+    let (mut peer, theirs) = UnixStream::pair().expect("socketpair");
+    let driver = Driver::Echo(Box::new(Echo::new(Role::Server, [1; 32], None)));
+    let life = worker
+        .table
+        .insert(CallId::new("greedy").expect("short"), driver);
+    let connection = Established {
+        fd: OwnedFd::from(theirs),
+        tls: None,
+        ciphertext: Vec::new(),
+        plaintext: Vec::new(),
+        peer: None,
+    };
+    worker.shared.install(life, Leg::Carrier, connection);
+    Worker::touch(&mut worker.touched, life);
+    worker.stopping = true;
+    let sending = std::thread::spawn(move || {
+        // The head of a 4 MiB message and then as much of it as is taken.
+        let mut frame = vec![0x82, 0xFF, 0, 0, 0, 0, 0, 0x40, 0, 0, 1, 2, 3, 4];
+        frame.resize(1024 * 1024, 7);
+        let taken = peer.write_all(&frame);
+        let ended = peer.read(&mut [0; 16]);
+        (taken.is_err(), matches!(ended, Ok(0) | Err(_)))
+    });
+    for at in 0..worker.touched.len() {
+        worker.serve(worker.touched[at]).expect("ring");
+    }
+    worker.touched.clear();
+    worker.run().expect("ring");
+    let (refused, ended) = sending.join().expect("no panic");
+    assert!(refused && ended, "cut in the middle of its message");
+}
+
+#[test]
+fn a_flood_is_seen_once_per_tick_and_real_time_never() {
+    let (ours, _theirs) = UnixStream::pair().expect("socketpair");
+    let (mut leg, _) = LegState::new(Established {
+        fd: OwnedFd::from(ours),
+        tls: None,
+        ciphertext: Vec::new(),
+        plaintext: Vec::new(),
+        peer: None,
+    });
+    let at = |ms: u64| crate::base::time::Mono(ms * 1_000_000);
+    for frame in 0..5_000 {
+        assert!(!leg.is_flooding(400, at(frame * 20)));
+    }
+    // A stall's backlog of ten seconds, all at once.
+    for _ in 0..500 {
+        assert!(!leg.is_flooding(400, at(200_000)));
+    }
+    assert!(leg.is_flooding(CARRIER_BYTES_PER_TICK, at(200_001)));
+    leg.paused_until = Some(at(201_001));
+    assert!(
+        !leg.is_flooding(CARRIER_BYTES_PER_TICK, at(200_002)),
+        "it is paused already"
+    );
+}
+
+#[test]
+fn a_call_that_ends_while_its_dial_is_out_takes_the_dial_back() {
+    let mut fixture = Fixture::start();
+    let (mut carrier, theirs) = UnixStream::pair().expect("socketpair");
+    let established = |socket: UnixStream| {
+        Box::new(Established {
+            fd: OwnedFd::from(socket),
+            tls: None,
+            ciphertext: Vec::new(),
+            plaintext: Vec::new(),
+            peer: None,
+        })
+    };
+    let setup = Box::new(crate::call::session::Setup {
+        call_id: CallId::new("c").expect("short"),
+        settings: Default::default(),
+        policy: Default::default(),
+        expected_call_sid: None,
+        seed: [1; 32],
+    });
+    let carrier_leg = established(theirs);
+    let adopt = ToWorker::Adopt {
+        setup,
+        carrier: carrier_leg,
+    };
+    fixture.orders.send(adopt).expect("room");
+    let start = br#"{"event":"start","sequenceNumber":"1","streamSid":"MZ1","start":{"streamSid":"MZ1","accountSid":"AC1","callSid":"CA1","tracks":["inbound"],"customParameters":{},"mediaFormat":{"encoding":"audio/x-mulaw","sampleRate":8000,"channels":1}}}"#;
+    carrier.write_all(&client_frame(start)).expect("read");
+    let Some(ToDesk::Dial { slot, .. }) = fixture.desk.blocking_recv() else {
+        panic!("no dial");
+    };
+    drop(carrier);
+    let mut cancelled = None;
+    while cancelled.is_none() {
+        match fixture.desk.blocking_recv().expect("the worker lives") {
+            ToDesk::CancelDial { slot, .. } => cancelled = Some(slot),
+            ToDesk::Ended { .. } => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(cancelled, Some(slot));
+    // The dial's answer was on its way already: its leg goes back to be closed in order.
+    let (_model, upstream) = UnixStream::pair().expect("socketpair");
+    let late = ToWorker::Upstream {
+        slot,
+        outcome: Ok(established(upstream)),
+    };
+    fixture.orders.send(late).expect("room");
+    match fixture.desk.blocking_recv().expect("the worker lives") {
+        ToDesk::Discard { .. } => {}
+        other => panic!("{other:?}"),
+    }
+    fixture.stop();
 }

@@ -1,5 +1,7 @@
 //! One session, driven in virtual time: order of events, quirks, refusals, faults.
 
+mod hostile;
+
 use super::options::{Fault, Profile};
 use super::*;
 use crate::proto::audio::{base64, g711};

@@ -2,7 +2,7 @@
 
 use super::harness::*;
 use crate::base::limit;
-use crate::call::fact::{Drop, EndReason, Leg};
+use crate::call::fact::{Drop, EndReason, Fact, Leg};
 use crate::proto::ws::Role;
 use crate::proto::ws::writer::Kind;
 
@@ -156,6 +156,47 @@ fn no_number_drops_audio() {
     // The one that follows 2^64 - 1 as 0 is in order; the repeated, the jump and the last are not.
     assert_eq!(pair.session.stats().sequence_gaps, 3);
     assert_eq!(pair.session.stats().stamp_anomalies, 1);
+}
+
+#[test]
+fn without_chunk_numbers_the_messages_own_tell_of_loss() {
+    let mut pair = Pair::ready();
+    let frame = |pair: &mut Pair, sequence: u64| {
+        let before = pair.session.stats().sequence_gaps;
+        pair.carrier(&format!(
+            r#"{{"event":"media","sequenceNumber":"{sequence}","media":{{"payload":"AAAA"}},"streamSid":"{SID}"}}"#
+        ));
+        pair.session.stats().sequence_gaps - before
+    };
+    assert_eq!(frame(&mut pair, 7), 0, "the first one follows nothing");
+    assert_eq!(frame(&mut pair, 8), 0);
+    assert_eq!(frame(&mut pair, 10), 1);
+    // A key has a number of its own.
+    pair.carrier(&format!(
+        r#"{{"event":"dtmf","streamSid":"{SID}","sequenceNumber":"11","dtmf":{{"digit":"7"}}}}"#
+    ));
+    assert_eq!(frame(&mut pair, 12), 0);
+    assert_eq!(frame(&mut pair, 14), 1);
+    assert_eq!(frame(&mut pair, 14), 1);
+}
+
+#[test]
+fn a_bare_event_ends_marks_and_presses_nothing() {
+    let mut pair = Pair::ready();
+    let keys = |pair: &Pair| {
+        let is_key = |fact: &&Fact| matches!(fact, Fact::Dtmf { .. });
+        pair.facts.iter().filter(is_key).count()
+    };
+    pair.carrier(r#"{"event":"stop"}"#);
+    assert_eq!(pair.reason(), None);
+    pair.carrier(r#"{"event":"dtmf","dtmf":{"digit":"7"}}"#);
+    assert_eq!((pair.reason(), keys(&pair)), (None, 0));
+    assert_eq!(pair.dropped(Drop::ForeignStream), 2);
+    pair.carrier(r#"{"event":"mark","mark":{"name":"g0.1.200"}}"#);
+    assert_eq!(pair.dropped(Drop::UnknownMark), 0);
+    // The third message of no stream of ours.
+    assert_eq!(pair.carrier.close_code(), Some(1008));
+    assert_eq!(pair.wind_up(), EndReason::NotAuthorized);
 }
 
 #[test]

@@ -405,7 +405,7 @@ impl Pair {
         );
         assert_eq!(
             stats.outbound_bytes,
-            stats.outbound_bytes_sent + stats.outbound_bytes_dropped
+            stats.outbound_bytes_sent + stats.outbound_bytes_dropped + self.session.paused_bytes()
         );
         if let Some((_, last)) = self.end() {
             assert_eq!(last, stats, "counted after the end");

@@ -2,7 +2,7 @@
 
 use super::harness::*;
 use crate::base::limit;
-use crate::call::fact::{Drop, EndReason, Fact, Leg};
+use crate::call::fact::{Drop, EndReason, Fact, Leg, Stats};
 use crate::call::session::Closed;
 use crate::proto::ws::Role;
 use crate::proto::ws::writer::Kind;
@@ -46,6 +46,11 @@ fn a_carrier_that_breaks_the_protocol_is_closed_with_the_code_of_what_it_did() {
         assert_eq!(pair.model.close_code(), Some(1000));
         let said = |fact: &Fact| matches!(fact, Fact::Note { text } if text.contains(label));
         assert!(pair.facts.iter().any(said), "{label}: {:?}", pair.facts);
+        let mut expected = Stats::default();
+        expected.violation(Leg::Carrier, label);
+        let stats = pair.end().expect("an end").1;
+        assert_eq!(stats.violations, expected.violations, "{label}");
+        assert_eq!(stats.violations.as_flattened().iter().sum::<u64>(), 1);
         assert_eq!(pair.wind_up(), EndReason::CarrierProtocol);
     }
 }
@@ -111,6 +116,9 @@ fn malformed_messages_are_counted_and_the_fiftieth_closes_with_1007() {
             u64::from(limit::MALFORMED_MAX)
         );
         assert_eq!(pair.peer(leg).close_code(), Some(code));
+        let mut expected = Stats::default();
+        expected.violation(leg, "malformed");
+        assert_eq!(pair.session.stats().violations, expected.violations);
         let reason = pair.wind_up();
         match leg {
             Leg::Carrier => assert_eq!(reason, EndReason::CarrierProtocol),

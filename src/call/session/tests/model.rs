@@ -304,3 +304,41 @@ fn ids_that_are_too_long_are_cut_and_stay_one_item() {
         Some(&mark_out("g0.1.200").as_str())
     );
 }
+
+#[test]
+fn a_carrier_that_returns_no_mark_is_noted_once_as_one_way() {
+    let notes = |pair: &Pair| {
+        let one_way =
+            |fact: &&Fact| matches!(fact, Fact::Note { text } if text.contains("one-way"));
+        pair.facts.iter().filter(one_way).count()
+    };
+    for returned in [false, true] {
+        let mut pair = Pair::ready();
+        pair.model(&delta("item_1", &audio(200)));
+        pair.pass(4_999);
+        assert_eq!(notes(&pair), 0);
+        if returned {
+            pair.carrier(&mark_in("g0.1.200"));
+        }
+        pair.pass(1);
+        pair.model(&delta("item_1", &audio(200)));
+        pair.pass(6_000);
+        assert_eq!(notes(&pair), usize::from(!returned));
+        assert_eq!(pair.reason(), None);
+    }
+}
+
+#[test]
+fn what_the_account_has_left_is_reported() {
+    let mut pair = Pair::ready();
+    pair.model(
+        r#"{"type":"rate_limits.updated","event_id":"e","rate_limits":[{"name":"requests","limit":100,"remaining":0,"reset_seconds":1.5},{"name":"tokens","remaining":7},{"name":"smiles","remaining":0}]}"#,
+    );
+    let limit = |name, remaining, reset_ms| Fact::RateLimit {
+        name,
+        remaining,
+        reset_ms,
+    };
+    let expected = [limit("requests", 0, Some(1500)), limit("tokens", 7, None)];
+    assert!(pair.facts.ends_with(&expected), "{:?}", pair.facts);
+}

@@ -123,6 +123,23 @@ fn a_second_start_is_dropped_and_counted() {
 }
 
 #[test]
+fn custom_parameters_are_bounded_in_number_and_length() {
+    let mut pair = Pair::new();
+    let fits = "\u{e4}".repeat(limit::PARAMETER_CHARS_MAX - 3);
+    let mut parameters = vec![format!(r#""fit":"{fits}""#), format!(r#""long":"{fits}""#)];
+    parameters.extend((0..200).map(|n| format!(r#""p{n}":"{n}""#)));
+    pair.carrier(&START.replace(r#""tenant":"acme""#, &parameters.join(",")));
+    let Some(Fact::Started { parameters, .. }) = pair.facts.first() else {
+        panic!("{:?}", pair.facts);
+    };
+    assert_eq!(parameters.len(), limit::PARAMETERS_MAX);
+    assert_eq!(parameters[0], ("fit".to_owned(), fits));
+    assert_eq!(parameters[1], ("p0".to_owned(), "0".to_owned()));
+    assert_eq!(pair.dropped(Drop::Parameter), 202 - 64);
+    assert_eq!(pair.dials, 1);
+}
+
+#[test]
 fn media_before_start_is_dropped_and_counted() {
     let mut pair = Pair::new();
     pair.speak();

@@ -117,6 +117,9 @@ fn delays_vary_by_a_fifth_and_honour_the_server() {
     let asked = next_delay(250, &DialError::Status(error.clone()), false);
     assert_eq!(asked, Duration::from_secs(3));
     assert!(next_delay(250, &DialError::Status(error.clone()), true) < Duration::from_secs(1));
+    error.retry_after_secs = Some(u64::MAX);
+    let asked = next_delay(250, &DialError::Status(error.clone()), false);
+    assert_eq!(asked, UPSTREAM_DEADLINE);
     error.retry_after_secs = None;
     assert!(next_delay(250, &DialError::Status(error), false) < Duration::from_secs(1));
 }

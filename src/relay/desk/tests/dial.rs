@@ -200,6 +200,92 @@ async fn a_second_attempt_succeeds() {
 }
 
 #[tokio::test]
+async fn a_model_that_asks_for_a_longer_wait_than_time_holds_is_not_asked_again() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("ws://{}", listener.local_addr().unwrap());
+    let house = House::new(dialling(url, &["sk-only"]));
+    let answer =
+        "HTTP/1.1 429 No\r\nRetry-After: 18446744073709551615\r\nContent-Length: 0\r\n\r\n";
+    let answers = [answer];
+    let (outcome, _) = tokio::join!(dial(&house), refusing(&listener, &answers));
+    assert_eq!(outcome.unwrap_err(), "refused with 429");
+}
+
+#[tokio::test]
+async fn a_refusal_without_an_end_does_not_use_up_the_time() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("ws://{}", listener.local_addr().unwrap());
+    let house = House::new(dialling(url, &[]));
+    let model = async {
+        let (mut held, _) = listener.accept().await.unwrap();
+        read_head(&mut held).await;
+        let answer = b"HTTP/1.1 503 No\r\nContent-Length: 1000\r\n\r\n{";
+        held.write_all(answer).await.unwrap();
+        let (socket, _) = listener.accept().await.unwrap();
+        tungstenite_model(socket).await;
+        drop(held);
+    };
+    let relay = async { talk_as_relay(dial(&house).await.unwrap()).await };
+    tokio::join!(model, relay);
+}
+
+#[tokio::test]
+async fn a_cancelled_dial_ends_its_socket_and_is_not_answered() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("ws://{}", listener.local_addr().unwrap());
+    let house = House::new(dialling(url, &[]));
+    let other = SlotKey { index: 9, ..SLOT };
+    let order = |slot| ToDesk::Dial {
+        worker: WorkerId(1),
+        slot,
+        call_id: CallId::new("c").unwrap(),
+    };
+    house.orders.send(order(other)).await.unwrap();
+    let (mut silent, _) = listener.accept().await.unwrap();
+    read_head(&mut silent).await;
+    let cancel = ToDesk::CancelDial {
+        worker: WorkerId(1),
+        slot: other,
+    };
+    house.orders.send(cancel).await.unwrap();
+    assert_eq!(silent.read(&mut [0]).await.unwrap(), 0);
+    // The only answer is the next dial's; `dial` looks at the slot.
+    let model = async {
+        let (socket, _) = listener.accept().await.unwrap();
+        tungstenite_model(socket).await
+    };
+    let relay = async { talk_as_relay(dial(&house).await.unwrap()).await };
+    tokio::join!(model, relay);
+}
+
+#[tokio::test]
+async fn a_leg_that_nobody_wants_is_closed_with_a_masked_close_frame() {
+    let house = House::new(loopback_config());
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (ours, theirs) = tokio::join!(tokio::net::TcpStream::connect(address), listener.accept());
+    let upstream = Box::new(Established {
+        fd: ours.unwrap().into_std().unwrap().into(),
+        tls: None,
+        ciphertext: Vec::new(),
+        plaintext: Vec::new(),
+        peer: None,
+    });
+    house
+        .orders
+        .send(ToDesk::Discard { upstream })
+        .await
+        .unwrap();
+    let (mut model, _) = theirs.unwrap();
+    let mut frame = [0; 8];
+    model.read_exact(&mut frame).await.unwrap();
+    assert_eq!(frame[..2], [0x88, 0x82]);
+    let code = [frame[6] ^ frame[2], frame[7] ^ frame[3]];
+    assert_eq!(u16::from_be_bytes(code), 1000);
+    assert_eq!(model.read(&mut frame).await.unwrap(), 0);
+}
+
+#[tokio::test]
 async fn nobody_listening_is_an_error_after_the_attempts() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("ws://{}", listener.local_addr().unwrap());

@@ -1,0 +1,242 @@
+//! The one response slot (C13). Core; used by `Call`, through which everybody asks: `Call::want`.
+//!
+//! A conversation has at most one response at a time, and a `response.create` that comes too early is refused. So a wish
+//! waits for `response.done`, wishes of the same kind are one, and one that was refused all the same (the server began a
+//! response of its own at that moment) is kept and sent again.
+//!
+//! ```text
+//!           want: create             response.created
+//!   Free ───────────────▶ Requested ──────────────────▶ Active ──┐
+//!    ▲ ▲                     │  │  refused: one is active   ▲      │ response.done: the next wish, or Free
+//!    │ └──── other refusal ──┘  └───────(id unknown)────────┘      │
+//!    └─────────────────────────────────────────────────────────────┘
+//! ```
+//!
+//! A response that the server begins by itself goes from anywhere to `Active`. While the server owes us an answer of which
+//! we know no id, `limit::RESPONSE_DEADLINE` runs: nothing waits for ever.
+
+use crate::base::id::ResponseId;
+use crate::proto::realtime::client_event;
+use std::collections::VecDeque;
+
+/// What a response is wanted for. At most one wish of each waits.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Why {
+    /// The results of tools are there.
+    Tools,
+    /// The agent begins.
+    Greeting,
+    /// The caller is silent.
+    Nudge,
+    /// The call is to end with a word.
+    Goodbye,
+    /// The caller wrote or pressed something.
+    Text,
+    /// An answer that a lost session did not give.
+    Owed,
+}
+
+impl Why {
+    /// What `response.metadata` carries, so that our own responses are known.
+    pub fn label(self) -> &'static str {
+        match self {
+            Why::Tools => "tools",
+            Why::Greeting => "greeting",
+            Why::Nudge => "nudge",
+            Why::Goodbye => "goodbye",
+            Why::Text => "text",
+            Why::Owed => "owed",
+        }
+    }
+}
+
+/// A wish for a response.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Want {
+    /// What for.
+    pub why: Why,
+    /// In place of the session's instructions; the latest wish of a kind decides.
+    pub instructions: Option<String>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+enum Slot {
+    #[default]
+    Free,
+    Requested,
+    /// The id, where we know it.
+    Active(Option<ResponseId>),
+}
+
+/// What the ids of our events of this kind begin with.
+const CREATE_ID: &str = "vr_create_";
+const CANCEL_ID: &str = "vr_cancel_";
+
+/// The slot, and who waits for it.
+#[derive(Clone, Debug, Default)]
+pub struct Responses {
+    slot: Slot,
+    /// In the slot and not yet answered.
+    asked: Option<Want>,
+    waiting: VecDeque<Want>,
+    /// The active one was cancelled by us.
+    cancelled: bool,
+    last_done: Option<ResponseId>,
+    created: u64,
+}
+
+impl Responses {
+    /// A response is wanted. Returns the event to send now, if the slot is free.
+    pub fn want(&mut self, want: Want) -> Option<String> {
+        match self.waiting.iter_mut().find(|other| other.why == want.why) {
+            Some(other) => *other = want,
+            None => self.waiting.push_back(want),
+        }
+        self.next()
+    }
+
+    /// A wish is no longer one. What was sent stays sent.
+    pub fn withdraw(&mut self, why: Why) {
+        self.waiting.retain(|want| want.why != why);
+    }
+
+    /// Whether a wish of this kind waits, or is in the slot unanswered.
+    pub fn is_wanted(&self, why: Why) -> bool {
+        self.waiting.iter().chain(&self.asked).any(|w| w.why == why)
+    }
+
+    /// The server says that a response began.
+    pub fn on_created(&mut self, id: Option<ResponseId>, tag: Option<&str>) {
+        if id.is_some() && id == self.last_done {
+            return;
+        }
+        // Ours when it carries our word. One without may be the server's own, and then ours is about to be refused, so
+        // the wish is kept until this one is done.
+        if tag.is_some() {
+            self.asked = None;
+        }
+        self.slot = Slot::Active(id);
+        self.cancelled = false;
+    }
+
+    /// The server says that a response is done. Whether that was news, and the event to send now.
+    pub fn on_done(&mut self, id: Option<ResponseId>) -> (bool, Option<String>) {
+        let repeated = id.is_some() && id == self.last_done;
+        let ours = match self.slot {
+            Slot::Free => false,
+            Slot::Active(Some(active)) => id.is_none_or(|id| id == active),
+            // A `response.done` without a `response.created` has been seen.
+            Slot::Requested | Slot::Active(None) => !repeated,
+        };
+        if id.is_some() {
+            self.last_done = id;
+        }
+        if !ours {
+            return (!repeated, None);
+        }
+        self.free();
+        (true, self.next())
+    }
+
+    /// An error came. The event to send now; `None` also when it was none of ours.
+    pub fn on_error(&mut self, code: Option<&str>, event_id: Option<&str>) -> Option<String> {
+        let names_create = event_id.is_some_and(|id| id.starts_with(CREATE_ID));
+        match code {
+            Some("conversation_already_has_active_response") => {
+                if let Some(want) = self.asked.take()
+                    && !self.waiting.iter().any(|other| other.why == want.why)
+                {
+                    self.waiting.push_front(want);
+                }
+                if !matches!(self.slot, Slot::Active(_)) {
+                    self.slot = Slot::Active(None);
+                }
+                None
+            }
+            Some("response_cancel_not_active") => None,
+            // Refused for what it says, so it would be again.
+            _ if self.slot == Slot::Requested
+                && (names_create || code == Some("bad_response_create")) =>
+            {
+                self.free();
+                self.next()
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether an answer is owed whose id we do not know: `on_timeout` after `limit::RESPONSE_DEADLINE`.
+    pub fn is_owed(&self) -> bool {
+        matches!(self.slot, Slot::Requested | Slot::Active(None))
+    }
+
+    /// It did not come. The event to send now.
+    pub fn on_timeout(&mut self) -> Option<String> {
+        if !self.is_owed() {
+            return None;
+        }
+        self.free();
+        self.next()
+    }
+
+    /// The event that cancels the active response: only where there is one, and only once for each.
+    pub fn cancel(&mut self) -> Option<String> {
+        let Slot::Active(id) = self.slot else {
+            return None;
+        };
+        if std::mem::replace(&mut self.cancelled, true) {
+            return None;
+        }
+        let event_id = format!("{CANCEL_ID}{}", self.created);
+        let id = id.as_ref().map(ResponseId::as_str);
+        Some(client_event::response_cancel(id, &event_id))
+    }
+
+    /// The active response.
+    pub fn active(&self) -> Option<ResponseId> {
+        match self.slot {
+            Slot::Active(id) => id,
+            _ => None,
+        }
+    }
+
+    /// Whether the server works, or is asked to, on a response.
+    pub fn is_busy(&self) -> bool {
+        self.slot != Slot::Free
+    }
+
+    /// The session is gone, with what it was doing. What waits still waits: `resume` when the next one is ready.
+    pub fn on_session_lost(&mut self) {
+        self.free();
+    }
+
+    /// The next session is ready. The event to send now.
+    pub fn resume(&mut self) -> Option<String> {
+        self.next()
+    }
+
+    fn free(&mut self) {
+        self.slot = Slot::Free;
+        self.asked = None;
+        self.cancelled = false;
+    }
+
+    fn next(&mut self) -> Option<String> {
+        if self.slot != Slot::Free {
+            return None;
+        }
+        let want = self.waiting.pop_front()?;
+        self.created += 1;
+        let event = client_event::response_create(
+            want.instructions.as_deref(),
+            Some(want.why.label()),
+            &format!("{CREATE_ID}{}", self.created),
+        );
+        self.slot = Slot::Requested;
+        self.asked = Some(want);
+        Some(event)
+    }
+}
+
+#[cfg(test)]
+mod tests;
