@@ -363,7 +363,6 @@ impl Pair {
                     Leg::Carrier => &mut self.carrier,
                     Leg::Realtime => &mut self.model,
                     Leg::Standby => &mut self.standby,
-                    Leg::Standby => &mut self.standby,
                 };
                 if peer.in_flight && peer.takes {
                     peer.in_flight = false;

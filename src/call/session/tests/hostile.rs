@@ -108,7 +108,7 @@ fn malformed_messages_are_counted_and_the_fiftieth_closes_with_1007() {
             let text = kinds[n as usize % kinds.len()];
             match leg {
                 Leg::Carrier => pair.carrier(text),
-                Leg::Realtime => pair.model(text),
+                Leg::Realtime | Leg::Standby => pair.model(text),
             }
         }
         assert_eq!(
@@ -122,7 +122,7 @@ fn malformed_messages_are_counted_and_the_fiftieth_closes_with_1007() {
         let reason = pair.wind_up();
         match leg {
             Leg::Carrier => assert_eq!(reason, EndReason::CarrierProtocol),
-            Leg::Realtime => assert_eq!(reason, EndReason::RealtimeProtocol),
+            Leg::Realtime | Leg::Standby => assert_eq!(reason, EndReason::RealtimeProtocol),
         }
     }
 }

@@ -23,12 +23,16 @@ async fn dial(house: &House) -> Result<Established, String> {
         worker: WorkerId(1),
         slot: SLOT,
         call_id: CallId::new("c").unwrap(),
+        leg: Leg::Realtime,
+        once: false,
     };
     house.orders.send(order).await.unwrap();
     match house.workers[1].next().await {
-        ToWorker::Upstream { slot, outcome } => {
-            assert_eq!(slot, SLOT);
-            outcome.map(|established| *established)
+        ToWorker::Upstream { slot, leg, outcome } => {
+            assert_eq!((slot, leg), (SLOT, Leg::Realtime));
+            outcome
+                .map(|established| *established)
+                .map_err(|failure| failure.text)
         }
         other => panic!("{other:?}"),
     }
@@ -239,6 +243,8 @@ async fn a_cancelled_dial_ends_its_socket_and_is_not_answered() {
         worker: WorkerId(1),
         slot,
         call_id: CallId::new("c").unwrap(),
+        leg: Leg::Realtime,
+        once: false,
     };
     house.orders.send(order(other)).await.unwrap();
     let (mut silent, _) = listener.accept().await.unwrap();
