@@ -152,20 +152,25 @@ pub struct Silence {
     pub goodbye_text: String,
 }
 
+/// What the model is told at the first stage when nobody said otherwise.
+pub const NUDGE_TEXT: &str =
+    "The caller has been silent. Ask briefly whether they are still there.";
+/// Likewise at the second.
+pub const SECOND_NUDGE_TEXT: &str =
+    "The caller is still silent. Say that you can't hear them, and ask them to speak.";
+/// Likewise at the end.
+pub const GOODBYE_TEXT: &str =
+    "The caller is gone. Say in one short sentence that the call ends now, and goodbye.";
+
 impl Default for Silence {
     fn default() -> Self {
         Self {
             nudge_after_ms: 0,
-            nudge_text: "The caller has been silent. Ask briefly whether they are still there."
-                .to_owned(),
+            nudge_text: NUDGE_TEXT.to_owned(),
             second_nudge_after_ms: 0,
-            second_nudge_text:
-                "The caller is still silent. Say that you can't hear them, and ask them to speak."
-                    .to_owned(),
+            second_nudge_text: SECOND_NUDGE_TEXT.to_owned(),
             hang_up_after_ms: 0,
-            goodbye_text:
-                "The caller is gone. Say in one short sentence that the call ends now, and goodbye."
-                    .to_owned(),
+            goodbye_text: GOODBYE_TEXT.to_owned(),
         }
     }
 }

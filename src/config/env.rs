@@ -2,8 +2,8 @@
 //!
 //! Shell, but it is handed the variables: tests and the demo choose their own.
 
-use super::file::{Source, Values, parse_text};
-use super::schema::{KEYS, find, nearest};
+use super::file::{Source, Values, parse_list, parse_text};
+use super::schema::{KEYS, List, find, find_list, nearest};
 use super::{Problem, Severity};
 use std::collections::BTreeMap;
 
@@ -39,6 +39,8 @@ pub fn apply(values: &mut Values, vars: &Vars, problems: &mut Vec<Problem>) {
         let path = rest.to_ascii_lowercase().replace("__", ".");
         if find(&path).is_some() {
             set(values, &path, name, value, problems);
+        } else if let Some(list) = find_list(&path) {
+            set_list(values, list, name, value, problems);
         } else {
             problems.push(Problem {
                 severity: Severity::Error,
@@ -46,7 +48,7 @@ pub fn apply(values: &mut Values, vars: &Vars, problems: &mut Vec<Problem>) {
                 what: format!("unknown key {path}"),
                 fix: format!(
                     "The nearest known variable is {}.",
-                    variable(nearest(&path))
+                    variable(&nearest(&path))
                 ),
             });
         }
@@ -69,6 +71,20 @@ fn set(values: &mut Values, path: &str, name: &str, text: &str, problems: &mut V
             what: format!("{path} has a value that does not fit"),
             fix: format!("Set {expected}."),
         }),
+    }
+}
+
+/// The whole list is replaced: a table of the file's can't be changed from here.
+fn set_list(values: &mut Values, list: &List, name: &str, text: &str, problems: &mut Vec<Problem>) {
+    let source = Source::Env(name.to_owned());
+    match parse_list(list, text.trim(), &source) {
+        Ok(tables) => values.set_list(list, tables, source),
+        Err(found) => problems.extend(found.into_iter().map(|(what, fix)| Problem {
+            severity: Severity::Error,
+            place: format!("environment, {name}"),
+            what,
+            fix,
+        })),
     }
 }
 
@@ -102,6 +118,8 @@ mod tests {
             Kind::Number(min, _) => min.to_string(),
             Kind::Bool => "true".into(),
             Kind::Choice(words) => (*words.last().expect("choices")).into(),
+            Kind::IntegerOr(_, _, word) => word.into(),
+            Kind::Object => r#"{"a": 1}"#.into(),
         }
     }
 

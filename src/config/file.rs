@@ -1,11 +1,12 @@
 //! Values, layer over layer, and the reading of config.toml against the table of keys.
 //!
-//! Shell. Everything a file or an environment variable says becomes a `Value` under a key of `schema::KEYS`;
-//! nothing else gets through. What the values mean together is proven in `prove`.
+//! Shell. Everything a file or an environment variable says becomes a `Value` under a key of `schema::KEYS`, or of
+//! a table in one of `schema::LISTS`; nothing else gets through. What the values mean together is proven in `prove`.
 
-use super::schema::{KEYS, Key, Kind, find, nearest};
+use super::schema::{KEYS, Key, Kind, LISTS, List, find, find_list, nearest, nearest_of};
 use super::url::redacted;
 use super::{Problem, Severity};
+use serde_json::Map;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -15,16 +16,18 @@ use toml::de::{DeTable, DeValue};
 /// A value of the right kind and within its bounds.
 #[derive(Clone, PartialEq)]
 pub enum Value {
-    /// `Text`, `Secret`, `Choice`.
+    /// `Text`, `Secret`, `Choice`, the word of `IntegerOr`.
     Text(String),
     /// `List`, `SecretList`.
     List(Vec<String>),
-    /// `Integer`.
+    /// `Integer`, the number of `IntegerOr`.
     Integer(i64),
     /// `Number`.
     Number(f64),
     /// `Bool`.
     Bool(bool),
+    /// `Object`.
+    Object(Map<String, serde_json::Value>),
 }
 
 /// Where a value came from.
@@ -50,21 +53,53 @@ impl fmt::Display for Source {
 
 /// The value of every key that has one, with where it came from; later layers replace earlier ones.
 #[derive(Clone)]
-pub struct Values(BTreeMap<&'static str, (Value, Source)>);
+pub struct Values {
+    keys: BTreeMap<&'static str, (Value, Source)>,
+    /// The tables of each list that was written, each with the values of the list's own keys.
+    lists: BTreeMap<&'static str, (Vec<Values>, Source)>,
+    /// A list's table in which a problem was found: what else is wrong with it would mostly follow from that.
+    pub is_broken: bool,
+}
 
 impl Values {
     /// The defaults alone.
     pub fn defaults() -> Self {
+        Self::of(KEYS)
+    }
+
+    fn of(keys: &[Key]) -> Self {
         let of_key = |key: &Key| {
             let value = parse_text(key.kind, key.default?).expect("a test parses every default");
             Some((key.path, (value, Source::Default)))
         };
-        Self(KEYS.iter().filter_map(of_key).collect())
+        Self {
+            keys: keys.iter().filter_map(of_key).collect(),
+            lists: BTreeMap::new(),
+            is_broken: false,
+        }
     }
 
     /// Replaces a value.
     pub fn set(&mut self, key: &Key, value: Value, source: Source) {
-        self.0.insert(key.path, (value, source));
+        self.keys.insert(key.path, (value, source));
+    }
+
+    /// Replaces a list's tables.
+    pub fn set_list(&mut self, list: &List, tables: Vec<Values>, source: Source) {
+        self.lists.insert(list.path, (tables, source));
+    }
+
+    /// A list's tables.
+    pub fn tables(&self, path: &str) -> &[Values] {
+        self.lists.get(path).map_or(&[], |(tables, _)| tables)
+    }
+
+    /// An object; empty when unset.
+    pub fn object(&self, path: &str) -> Map<String, serde_json::Value> {
+        match self.value(path) {
+            Some(Value::Object(object)) => object.clone(),
+            _ => Map::new(),
+        }
     }
 
     /// A text; empty when unset.
@@ -109,15 +144,32 @@ impl Values {
         matches!(self.value(path), Some(Value::Bool(true)))
     }
 
-    /// Where the value came from.
+    /// Where the value came from. Of a path inside an object, where the object came from; of `list.n.key`, where
+    /// that table's key came from.
     pub fn source(&self, path: &str) -> Source {
-        self.0
-            .get(path)
-            .map_or(Source::Default, |(_, source)| source.clone())
+        if let Some((_, source)) = self.keys.get(path) {
+            return source.clone();
+        }
+        for (list, (tables, source)) in &self.lists {
+            let Some(rest) = path.strip_prefix(list) else {
+                continue;
+            };
+            let (n, key) = rest
+                .trim_start_matches('.')
+                .split_once('.')
+                .unwrap_or((rest, ""));
+            let table = n.parse().ok().and_then(|n: usize| tables.get(n));
+            return match table.map(|table| table.source(key)) {
+                Some(source) if source != Source::Default => source,
+                _ => source.clone(),
+            };
+        }
+        path.rsplit_once('.')
+            .map_or(Source::Default, |(outer, _)| self.source(outer))
     }
 
     fn value(&self, path: &str) -> Option<&Value> {
-        self.0.get(path).map(|(value, _)| value)
+        self.keys.get(path).map(|(value, _)| value)
     }
 
     /// Key, value as it may be shown (a secret says only whether it is set), source; in schema order.
@@ -136,10 +188,23 @@ impl Values {
                 Some(Value::Integer(n)) => n.to_string(),
                 Some(Value::Number(n)) => n.to_string(),
                 Some(Value::Bool(b)) => b.to_string(),
+                // What stands inside may be anything, also a credential.
+                Some(Value::Object(o)) => format!("{:?}", o.keys().collect::<Vec<_>>()),
             };
             (key.path, shown, self.source(key.path))
         };
-        KEYS.iter().map(show).collect()
+        // A list's tables may hold secrets and are long: their number will do.
+        let count = |list: &List| {
+            let shown = match self.tables(list.path).len() {
+                0 => "none".to_owned(),
+                n => format!("{n} of them"),
+            };
+            (list.path, shown, self.source(list.path))
+        };
+        KEYS.iter()
+            .map(show)
+            .chain(LISTS.iter().map(count))
+            .collect()
     }
 }
 
@@ -179,12 +244,87 @@ pub fn parse_text(kind: Kind, text: &str) -> Result<Value, String> {
             Ok(Value::Text(text.trim().to_owned()))
         }
         Kind::Choice(_) => Err(wrong()),
+        Kind::IntegerOr(_, _, word) if text.trim() == word => Ok(Value::Text(word.to_owned())),
+        Kind::IntegerOr(..) => integer(kind, text.trim().parse().map_err(|_| wrong())?),
+        Kind::Object => serde_json::from_str(text)
+            .map(Value::Object)
+            .map_err(|_| wrong()),
+    }
+}
+
+/// Reads a value of a JSON object, for lists in the environment.
+fn parse_json(kind: Kind, value: &serde_json::Value) -> Result<Value, String> {
+    use serde_json::Value as Json;
+    let wrong = || kind.expected();
+    match (kind, value) {
+        (Kind::Object, Json::Object(object)) => Ok(Value::Object(object.clone())),
+        (Kind::List | Kind::SecretList, Json::Array(items)) => items
+            .iter()
+            .map(|item| item.as_str().map(str::to_owned).ok_or_else(wrong))
+            .collect::<Result<_, _>>()
+            .map(Value::List),
+        (Kind::Integer(..) | Kind::IntegerOr(..), Json::Number(n)) => {
+            integer(kind, n.as_i64().ok_or_else(wrong)?)
+        }
+        (Kind::Number(..), Json::Number(n)) => number(kind, n.as_f64().ok_or_else(wrong)?),
+        (Kind::Bool, Json::Bool(b)) => Ok(Value::Bool(*b)),
+        (
+            Kind::Text | Kind::Secret | Kind::Choice(_) | Kind::IntegerOr(..) | Kind::Object,
+            Json::String(text),
+        ) => parse_text(kind, text),
+        _ => Err(wrong()),
+    }
+}
+
+/// Reads a list's tables as the environment writes them. `Err` are sentences: what is wrong, and what would be right.
+pub fn parse_list(
+    list: &List,
+    text: &str,
+    source: &Source,
+) -> Result<Vec<Values>, Vec<(String, String)>> {
+    let path = list.path;
+    let objects: Vec<Map<String, serde_json::Value>> =
+        serde_json::from_str(text).map_err(|_| {
+            vec![(
+                format!("{path} has a value that does not fit"),
+                "Set a JSON array of objects.".to_owned(),
+            )]
+        })?;
+    let (mut tables, mut problems) = (Vec::new(), Vec::new());
+    for (n, object) in objects.iter().enumerate() {
+        let mut values = Values::of(list.keys);
+        for (name, value) in object {
+            match list.keys.iter().find(|key| key.path == name) {
+                Some(key) => match parse_json(key.kind, value) {
+                    Ok(value) => values.set(key, value, source.clone()),
+                    Err(expected) => problems.push((
+                        format!("{path}.{n}.{name} has a value that does not fit"),
+                        format!("Set {expected}."),
+                    )),
+                },
+                None => problems.push((
+                    format!("unknown key {path}.{n}.{name}"),
+                    format!(
+                        "The nearest known key is {path}.{}.",
+                        nearest_of(list, name)
+                    ),
+                )),
+            }
+        }
+        tables.push(values);
+    }
+    if problems.is_empty() {
+        Ok(tables)
+    } else {
+        Err(problems)
     }
 }
 
 fn integer(kind: Kind, n: i64) -> Result<Value, String> {
     match kind {
-        Kind::Integer(min, max) if (min..=max).contains(&n) => Ok(Value::Integer(n)),
+        Kind::Integer(min, max) | Kind::IntegerOr(min, max, _) if (min..=max).contains(&n) => {
+            Ok(Value::Integer(n))
+        }
         Kind::Number(..) => number(kind, n as f64),
         _ => Err(kind.expected()),
     }
@@ -202,13 +342,17 @@ fn parse_toml(kind: Kind, value: &DeValue<'_>) -> Result<Value, String> {
     let wrong = || kind.expected();
     match (kind, value) {
         (Kind::Text | Kind::Secret, DeValue::String(text)) => Ok(Value::Text(text.to_string())),
-        (Kind::Choice(_), DeValue::String(text)) => parse_text(kind, text),
+        (Kind::Choice(_) | Kind::Object, DeValue::String(text)) => parse_text(kind, text),
+        (Kind::IntegerOr(_, _, word), DeValue::String(text)) if text == word => {
+            Ok(Value::Text(word.to_owned()))
+        }
+        (Kind::Object, DeValue::Table(table)) => object(table).map(Value::Object).ok_or_else(wrong),
         (Kind::List | Kind::SecretList, DeValue::Array(items)) => items
             .iter()
             .map(|item| item.get_ref().as_str().map(str::to_owned).ok_or_else(wrong))
             .collect::<Result<_, _>>()
             .map(Value::List),
-        (Kind::Integer(..) | Kind::Number(..), DeValue::Integer(n)) => {
+        (Kind::Integer(..) | Kind::IntegerOr(..) | Kind::Number(..), DeValue::Integer(n)) => {
             let n = i64::from_str_radix(n.as_str(), n.radix()).map_err(|_| wrong())?;
             integer(kind, n)
         }
@@ -218,6 +362,31 @@ fn parse_toml(kind: Kind, value: &DeValue<'_>) -> Result<Value, String> {
         (Kind::Bool, DeValue::Boolean(b)) => Ok(Value::Bool(*b)),
         _ => Err(wrong()),
     }
+}
+
+/// A table as JSON; `None` when it holds a date or a number that JSON does not have.
+fn object(table: &DeTable<'_>) -> Option<Map<String, serde_json::Value>> {
+    table
+        .iter()
+        .map(|(name, value)| Some((name.get_ref().to_string(), json(value.get_ref())?)))
+        .collect()
+}
+
+/// See `object`. The parser bounds how deep this goes.
+fn json(value: &DeValue<'_>) -> Option<serde_json::Value> {
+    Some(match value {
+        DeValue::String(text) => text.as_ref().into(),
+        DeValue::Integer(n) => i64::from_str_radix(n.as_str(), n.radix()).ok()?.into(),
+        DeValue::Float(n) => serde_json::Number::from_f64(n.as_str().parse().ok()?)?.into(),
+        DeValue::Boolean(b) => (*b).into(),
+        DeValue::Array(items) => items
+            .iter()
+            .map(|item| json(item.get_ref()))
+            .collect::<Option<Vec<_>>>()?
+            .into(),
+        DeValue::Table(table) => object(table)?.into(),
+        DeValue::Datetime(_) => return None,
+    })
 }
 
 /// Lays the file over `values`. `name` is how messages call it. Reports every problem it finds, each with its line.
@@ -265,7 +434,63 @@ impl Reader<'_> {
         }
     }
 
+    /// The tables of a list.
+    fn list(&mut self, list: &List, items: &[Spanned<DeValue<'_>>], line: usize) {
+        let mut tables = Vec::new();
+        for item in items {
+            let DeValue::Table(table) = item.get_ref() else {
+                let path = list.path;
+                self.problem(
+                    line,
+                    format!("{path} holds something that is not a table"),
+                    format!("Write [[{path}]] above the keys of each."),
+                );
+                continue;
+            };
+            let mut values = Values::of(list.keys);
+            let before = self.problems.len();
+            let mut entries: Vec<_> = table.iter().collect();
+            entries.sort_by_key(|(name, _)| name.span().start);
+            for (name, value) in entries {
+                let line = (self.line_of)(name.span().start);
+                let (path, name) = (list.path, name.get_ref().as_ref());
+                match list.keys.iter().find(|key| key.path == name) {
+                    Some(key) => match parse_toml(key.kind, value.get_ref()) {
+                        Ok(value) => values.set(key, value, Source::File(line)),
+                        Err(expected) => self.problem(
+                            line,
+                            format!("{path}.{name} has a value that does not fit"),
+                            format!("Write {expected}."),
+                        ),
+                    },
+                    None => self.problem(
+                        line,
+                        format!("unknown key {path}.{name}"),
+                        format!(
+                            "The nearest known key is {path}.{}.",
+                            nearest_of(list, name)
+                        ),
+                    ),
+                }
+            }
+            values.is_broken = self.problems.len() > before;
+            tables.push(values);
+        }
+        self.values.set_list(list, tables, Source::File(line));
+    }
+
     fn entry(&mut self, path: &str, value: &Spanned<DeValue<'_>>, line: usize) {
+        if let Some(list) = find_list(path) {
+            match value.get_ref() {
+                DeValue::Array(items) => self.list(list, items, line),
+                _ => self.problem(
+                    line,
+                    format!("{path} is not a list of tables"),
+                    format!("Write [[{path}]] above the keys of each."),
+                ),
+            }
+            return;
+        }
         let section = format!("{path}.");
         match (find(path), value.get_ref()) {
             (Some(key), value) => match parse_toml(key.kind, value) {

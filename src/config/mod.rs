@@ -5,6 +5,7 @@
 //! mean together, `check` looks at the machine. Every problem is found in one go, each with its fix; no secret is
 //! ever shown.
 
+mod agent;
 pub mod check;
 pub mod env;
 pub mod file;

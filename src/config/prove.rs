@@ -8,11 +8,10 @@ use super::file::Values;
 use super::schema::REALTIME_URL;
 use super::url::{Url, is_loopback_host};
 use super::{
-    Carrier, Config, Dev, Listen, Log, Problem, Realtime, Relay, Secret, Store, TlsFiles,
-    UnknownCall,
+    Carrier, Config, Dev, EndpointConfig, Listen, Log, Problem, Realtime, Relay, Secret, Store,
+    TlsFiles, UnknownCall,
 };
 use crate::proto::realtime::endpoint::{EndpointError, connect_url};
-use crate::proto::realtime::settings::{NoiseReduction, OutputTokens, Settings, TurnDetection};
 use std::io::IsTerminal;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -45,8 +44,8 @@ pub fn prove(values: &Values, vars: &Vars, problems: &mut Vec<Problem>) -> Confi
         listen,
         carrier,
         realtime,
-        agent: prover.agent(),
-        policy: Default::default(),
+        agent: prover.agent(insecure),
+        policy: prover.policy(),
         relay: prover.relay(),
         store: Store {
             dir: prover.path("store.dir"),
@@ -68,14 +67,14 @@ pub fn prove(values: &Values, vars: &Vars, problems: &mut Vec<Problem>) -> Confi
     }
 }
 
-struct Prover<'a> {
-    values: &'a Values,
+pub(super) struct Prover<'a> {
+    pub(super) values: &'a Values,
     vars: &'a Vars,
-    problems: &'a mut Vec<Problem>,
+    pub(super) problems: &'a mut Vec<Problem>,
 }
 
 impl Prover<'_> {
-    fn error(&mut self, key: &str, what: impl Into<String>, fix: &str) {
+    pub(super) fn error(&mut self, key: &str, what: impl Into<String>, fix: &str) {
         // The place is where the value was written, so that it can be found there.
         let place = format!("{key} ({})", self.values.source(key));
         self.problems.push(Problem::error(&place, what, fix));
@@ -276,9 +275,11 @@ impl Prover<'_> {
             "openai_api_key",
         );
         let url = self.values.text("realtime.url").to_owned();
-        let host = self.realtime_host(&url, insecure);
+        let host = self.realtime_host("realtime.url", &url, insecure);
+        let endpoints = self.endpoints(host.as_deref(), &api_keys, insecure);
         let mut simulated = false;
-        if api_keys.is_empty() {
+        // Where endpoints are listed, each is asked for its own keys.
+        if api_keys.is_empty() && endpoints.is_empty() {
             let fix = "Set OPENAI_API_KEY (or OPENAI_REALTIME_API_KEY).";
             if !listen.is_loopback() && !insecure {
                 self.error(
@@ -304,9 +305,9 @@ impl Prover<'_> {
             }
         }
         Realtime {
-            endpoints: Vec::new(),
-            warm_pool: 0,
-            predial: true,
+            endpoints,
+            warm_pool: self.values.integer("realtime.warm_pool") as usize,
+            predial: self.values.bool("realtime.predial"),
             model: self.values.text("realtime.model").to_owned(),
             temperature: self.values.number("realtime.temperature"),
             ca_file: self.optional_path("realtime.ca_file"),
@@ -317,8 +318,7 @@ impl Prover<'_> {
     }
 
     /// Proves the endpoint's URL and returns its host.
-    fn realtime_host(&mut self, text: &str, insecure: bool) -> Option<String> {
-        let key = "realtime.url";
+    fn realtime_host(&mut self, key: &str, text: &str, insecure: bool) -> Option<String> {
         let model = self.values.text("realtime.model");
         let endpoint = match connect_url(text, model, self.values.number("realtime.temperature")) {
             Ok(endpoint) => endpoint,
@@ -349,43 +349,56 @@ impl Prover<'_> {
         Some(endpoint.host)
     }
 
-    fn agent(&mut self) -> Settings {
-        let text = |key| self.values.text(key).to_owned();
-        let integer = |key| u32::try_from(self.values.integer(key)).unwrap_or(u32::MAX);
-        let settings = Settings {
-            instructions: text("agent.instructions"),
-            voice: text("agent.voice"),
-            speed: self.values.number("agent.speed"),
-            turn_detection: TurnDetection {
-                threshold: self
-                    .values
-                    .number("agent.turn_detection.threshold")
-                    .unwrap_or(0.5),
-                prefix_padding_ms: integer("agent.turn_detection.prefix_padding_ms"),
-                silence_duration_ms: integer("agent.turn_detection.silence_duration_ms"),
-                ..TurnDetection::default()
-            },
-            transcription_model: text("agent.transcription_model"),
-            transcription_language: text("agent.transcription_language"),
-            noise_reduction: match self.values.text("agent.noise_reduction") {
-                "near_field" => Some(NoiseReduction::NearField),
-                "far_field" => Some(NoiseReduction::FarField),
-                _ => None,
-            },
-            max_output_tokens: self
-                .values
-                .is_set("agent.max_output_tokens")
-                .then(|| OutputTokens::Max(integer("agent.max_output_tokens"))),
-            ..Settings::default()
-        };
-        for (key, sentence) in settings.validate() {
+    /// `[[realtime.endpoints]]`. `host` and `api_keys` are `realtime.url`'s.
+    fn endpoints(
+        &mut self,
+        host: Option<&str>,
+        api_keys: &[Secret],
+        insecure: bool,
+    ) -> Vec<EndpointConfig> {
+        let values = self.values;
+        let mut endpoints = Vec::new();
+        for (n, table) in values.tables("realtime.endpoints").iter().enumerate() {
+            if table.is_broken {
+                continue;
+            }
+            let key = |name: &str| format!("realtime.endpoints.{n}.{name}");
+            let url = table.text("url").to_owned();
+            let Some(its_host) = self.realtime_host(&key("url"), &url, insecure) else {
+                continue;
+            };
+            let mut found = vec![table.text("api_key").to_owned()];
+            found.extend(table.list("api_keys").iter().cloned());
+            let file = table.text("api_key_file");
+            if !file.is_empty() {
+                found.extend(self.secret_file(&key("api_key_file"), Path::new(file)));
+            }
+            let mut own = self.proven_secrets(&key("api_key"), found);
+            // A key never goes to another host than the one that it was written for.
+            if own.is_empty() && Some(its_host.as_str()) == host {
+                own = api_keys.to_vec();
+            }
+            if own.is_empty() && !is_loopback_host(&its_host) && !insecure {
+                self.error(
+                    &key("api_key"),
+                    "the endpoint has no key",
+                    "Write api_key, or use realtime.url's host, whose keys then count here too.",
+                );
+            }
+            endpoints.push(EndpointConfig {
+                url,
+                weight: table.integer("weight") as u32,
+                api_keys: own,
+            });
+        }
+        if !endpoints.is_empty() && endpoints.iter().all(|endpoint| endpoint.weight == 0) {
             self.error(
-                &format!("agent.{key}"),
-                sentence,
-                "The endpoint would refuse the session, and every call with it.",
+                "realtime.endpoints",
+                "no endpoint has a weight above 0, so none would be used first",
+                "Give at least one a weight of 1.",
             );
         }
-        settings
+        endpoints
     }
 
     fn relay(&self) -> Relay {
@@ -420,6 +433,12 @@ impl Prover<'_> {
                 found = self.secret_file(one, &path);
             }
         }
+        self.proven_secrets(one, found)
+    }
+
+    /// Those of `found` that are not empty, without doubles.
+    fn proven_secrets(&mut self, one: &str, mut found: Vec<String>) -> Vec<Secret> {
+        found.retain(|secret| !secret.is_empty());
         let mut secrets: Vec<Secret> = Vec::new();
         for secret in found {
             // It goes into a header line or a MAC: a blank or a control character is a copying mistake at best.

@@ -2,6 +2,8 @@
 
 use super::super::*;
 use super::*;
+use crate::call::policy::Policy;
+use crate::proto::realtime::settings::{OutputTokens, Settings};
 use std::fmt::Write as _;
 
 const REFERENCE: &str = include_str!("../../config.toml");
@@ -42,8 +44,10 @@ fn errors(vars: &[(&str, &str)]) -> String {
 fn uncommented() -> String {
     let is_key = |line: &str| {
         line.strip_prefix("# ").is_some_and(|rest| {
-            rest.split_once(" = ")
-                .is_some_and(|(key, _)| key.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'))
+            rest.starts_with("[[")
+                || rest.split_once(" = ").is_some_and(|(key, _)| {
+                    key.bytes().all(|b| b.is_ascii_lowercase() || b == b'_')
+                })
         })
     };
     REFERENCE
@@ -76,6 +80,18 @@ fn every_key_of_the_schema_stands_in_the_reference_file() {
             matches!(source, file::Source::File(_)),
             "{key} is not in config.toml"
         );
+    }
+    let mut values = file::Values::defaults();
+    file::apply(&mut values, "config.toml", &uncommented(), &mut Vec::new());
+    for list in schema::LISTS {
+        for key in list.keys {
+            let path = format!("{}.0.{}", list.path, key.path);
+            assert!(
+                values.tables(list.path)[0].is_set(key.path)
+                    && values.source(&path) != values.source(list.path),
+                "{path} is not in config.toml"
+            );
+        }
     }
 }
 
@@ -224,9 +240,10 @@ fn the_agent_s_settings_are_proven_as_the_endpoint_would() {
         ("VOXRELAY__AGENT__MAX_OUTPUT_TOKENS", "100"),
     ])
     .agent;
-    assert_eq!(agent.max_output_tokens, Some(100));
+    assert_eq!(agent.max_output_tokens, Some(OutputTokens::Max(100)));
     assert!(agent.noise_reduction.is_some());
     assert_eq!(config(&[]).agent, Settings::default());
+    assert_eq!(config(&[]).policy, Policy::default());
 }
 
 #[test]

@@ -435,6 +435,11 @@ impl Settings {
             "session_extra.temperature",
             "is in no session; write agent.temperature, which goes into the URL".to_owned(),
         );
+        demand(
+            !extra.contains_key("output_modalities"),
+            "session_extra.output_modalities",
+            "can't be changed: a telephone agent speaks; leave it out".to_owned(),
+        );
         // What stands around a format must stay an object, or the format would be gone with it.
         let Some(audio) = extra.get("audio") else {
             return;
@@ -458,6 +463,12 @@ impl Settings {
                 side_value.get("format").is_none(),
                 &format!("{key}.format"),
                 "can't be changed: a telephone's audio is PCMU both ways; leave it out".to_owned(),
+            );
+            // The call acts by these settings, so it must know them.
+            demand(
+                side_value.get("turn_detection").is_none(),
+                &format!("{key}.turn_detection"),
+                "has keys of its own; write agent.turn_detection".to_owned(),
             );
         }
     }

@@ -253,7 +253,9 @@ fn a_leg_that_stays_mute_after_a_ping_is_lost() {
         pair.pass(PING_MS);
         match leg {
             Leg::Carrier => pair.feed(Leg::Realtime, &frame(Role::Server, Kind::Pong, b"")),
-            Leg::Realtime | Leg::Standby => pair.feed(Leg::Carrier, &frame(Role::Client, Kind::Pong, b"")),
+            Leg::Realtime | Leg::Standby => {
+                pair.feed(Leg::Carrier, &frame(Role::Client, Kind::Pong, b""))
+            }
         }
         pair.pass(PONG_MS - 1);
         assert_eq!(pair.reason(), None);

@@ -79,7 +79,7 @@ fn all_problems_come_at_once() {
     let settings = Settings {
         voice: "?".into(),
         speed: Some(9.0),
-        max_output_tokens: Some(0),
+        max_output_tokens: Some(OutputTokens::Max(0)),
         ..Settings::default()
     };
     assert_eq!(settings.validate().len(), 3);
@@ -110,6 +110,161 @@ fn the_configuration_section_is_read_strictly() {
             ..TurnDetection::default()
         }
     );
-    assert!(toml::from_str::<Settings>("temperature = 0.8").is_err());
-    assert!(toml::from_str::<Settings>("[turn_detection]\neagerness = \"low\"").is_err());
+    for bad in [
+        "temprature = 0.8",
+        "max_output_tokens = \"infinite\"",
+        "max_output_tokens = -1",
+        "reasoning_effort = \"huge\"",
+        "truncation = \"sometimes\"",
+        "[turn_detection]\nsilence = 1",
+        "[turn_detection]\ntype = \"vad\"",
+        "[[tools]]\nkind = \"dance\"",
+    ] {
+        assert!(toml::from_str::<Settings>(bad).is_err(), "{bad}");
+    }
+}
+
+#[test]
+fn every_key_is_read() {
+    let settings: Settings = toml::from_str(
+        r#"
+        temperature = 0
+        transcription_model = "gpt-4o-transcribe"
+        transcription_prompt = "Bicycles."
+        transcription_logprobs = true
+        tool_choice = "required"
+        parallel_tool_calls = false
+        max_output_tokens = "inf"
+        truncation = { retention_ratio = { ratio = 0.8, post_instructions = 8000 } }
+        reasoning_effort = "xhigh"
+        session_extra = { prompt = { id = "pmpt_1" } }
+        [turn_detection]
+        type = "semantic_vad"
+        eagerness = "high"
+        create_response = false
+        interrupt_response = false
+        [[tools]]
+        kind = "end_call"
+        [[tools]]
+        name = "look_up"
+        url = "https://tools.example/look_up"
+        [tools.parameters]
+        type = "object"
+        properties = { city = { type = "string" } }
+        "#,
+    )
+    .expect("every key is known");
+    assert_eq!(settings.validate(), []);
+    assert_eq!(settings.temperature, Some(0.0));
+    assert_eq!(settings.tool_choice, Some(ToolChoice::Required));
+    assert_eq!(settings.parallel_tool_calls, Some(false));
+    assert_eq!(settings.max_output_tokens, Some(OutputTokens::Unbounded));
+    assert_eq!(
+        settings.truncation,
+        Some(Truncation::RetentionRatio {
+            ratio: 0.8,
+            post_instructions: Some(8_000)
+        })
+    );
+    assert_eq!(settings.reasoning_effort, Some(Effort::Xhigh));
+    assert_eq!(settings.turn_detection.kind, TurnKind::SemanticVad);
+    assert_eq!(settings.turn_detection.eagerness, Eagerness::High);
+    assert_eq!(
+        settings.tools[1].parameters["properties"]["city"]["type"],
+        "string"
+    );
+    assert_eq!(settings.session_extra["prompt"]["id"], "pmpt_1");
+}
+
+fn keys_of(text: &str) -> Vec<String> {
+    let settings: Settings = toml::from_str(text).expect("every key is known");
+    let keys = settings.validate().into_iter().map(|(key, _)| key);
+    keys.collect()
+}
+
+#[test]
+fn what_does_not_go_together_is_named() {
+    for (text, key) in [
+        ("temperature = 2.1", "temperature"),
+        ("temperature = -0.1", "temperature"),
+        ("temperature = nan", "temperature"),
+        (
+            "[turn_detection]\nidle_timeout_ms = 4999",
+            "turn_detection.idle_timeout_ms",
+        ),
+        (
+            "[turn_detection]\nidle_timeout_ms = 30001",
+            "turn_detection.idle_timeout_ms",
+        ),
+        (
+            "[turn_detection]\ntype = \"semantic_vad\"\nidle_timeout_ms = 5000",
+            "turn_detection.idle_timeout_ms",
+        ),
+        (
+            "[turn_detection]\neagerness = \"low\"",
+            "turn_detection.eagerness",
+        ),
+        ("transcription_prompt = \"x\"", "transcription_prompt"),
+        ("transcription_logprobs = true", "transcription_logprobs"),
+        (
+            "transcription_model = \"gpt-realtime-whisper\"\ntranscription_prompt = \"x\"",
+            "transcription_prompt",
+        ),
+        ("tool_choice = \"look_up\"", "tool_choice"),
+        ("tool_choice = \"required\"", "tool_choice"),
+        (
+            "truncation = { retention_ratio = { ratio = 1.1 } }",
+            "retention_ratio",
+        ),
+        (
+            "truncation = { retention_ratio = { ratio = 1, post_instructions = 0 } }",
+            "retention_tokens_max",
+        ),
+        (
+            "[[tools]]\nkind = \"end_call\"\n[[tools]]\nkind = \"end_call\"",
+            "tools.1.name",
+        ),
+        (
+            "[[tools]]\nkind = \"end_call\"\nname = \"a b\"",
+            "tools.0.name",
+        ),
+        (
+            "session_extra = { type = \"realtime\" }",
+            "session_extra.type",
+        ),
+        ("session_extra = { model = \"x\" }", "session_extra.model"),
+        (
+            "session_extra = { temperature = 1 }",
+            "session_extra.temperature",
+        ),
+        (
+            "session_extra = { output_modalities = [\"text\"] }",
+            "session_extra.output_modalities",
+        ),
+        ("session_extra = { audio = 3 }", "session_extra.audio"),
+        (
+            "session_extra = { audio = { output = [] } }",
+            "session_extra.audio.output",
+        ),
+        (
+            "session_extra = { audio = { input = { format = { type = \"audio/pcmu\" } } } }",
+            "session_extra.audio.input.format",
+        ),
+        (
+            "session_extra = { audio = { input = { turn_detection = { create_response = false } } } }",
+            "session_extra.audio.input.turn_detection",
+        ),
+    ] {
+        assert_eq!(keys_of(text), [key], "{text}");
+    }
+    for good in [
+        "[turn_detection]\nidle_timeout_ms = 5000",
+        "[turn_detection]\nidle_timeout_ms = 30000",
+        "tool_choice = \"none\"",
+        "tool_choice = \"required\"\nsession_extra = { tools = [] }",
+        "truncation = \"disabled\"",
+        "temperature = 2",
+    ] {
+        assert_eq!(keys_of(good), [""; 0], "{good}");
+    }
 }

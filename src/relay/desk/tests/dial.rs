@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::base::id::SlotKey;
+use crate::call::Leg;
 use crate::transport::roots;
 use std::sync::Mutex;
 use tokio::net::TcpListener;
