@@ -70,6 +70,7 @@ impl Call {
 
     /// Whether the model owes an answer: the caller's turn has none, or a response is not at its end.
     pub(super) fn owes_an_answer(&self) -> bool {
-        !self.speech_open && (self.turn_open || self.responses.is_busy())
+        let answers = self.settings.turn_detection.create_response;
+        !self.speech_open && (self.turn_open && answers || self.responses.is_busy())
     }
 }

@@ -204,7 +204,7 @@ pub struct Call {
     orders: VecDeque<Order>,
     upstream: Upstream,
     history: History,
-    /// A turn of the caller's was committed, and no audio came in answer yet.
+    /// The caller stopped speaking, and no audio came in answer yet.
     turn_open: bool,
     /// Wishes of a time without a session.
     wishes: Vec<responses::Want>,

@@ -102,6 +102,7 @@ impl Call {
             }
             ServerEvent::SpeechStopped { .. } => {
                 self.last_speech = now.mono;
+                self.turn_open = true;
                 self.trace.stopped(now.mono);
             }
             ServerEvent::Committed { item_id, .. } => {

@@ -527,8 +527,8 @@ impl Call {
         if self.upstream.standby != Standby::Primed || self.phase != Phase::Ready {
             return;
         }
-        let words = !self.settings.transcription_model.is_empty()
-            && self.history.awaits_words()
+        let transcribed = !self.settings.transcription_model.is_empty();
+        let words = (self.turn_open || transcribed && self.history.awaits_words())
             && now.mono < self.last_speech + WORDS_WAIT;
         if self.is_busy(now) || words || !self.keys.is_empty() {
             self.timers.set(Deadline::Standby, now.mono + MOMENT_POLL);

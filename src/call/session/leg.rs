@@ -277,6 +277,8 @@ pub(super) struct Wires {
     next: Option<Leg>,
     /// The place that is being dialled for.
     pub(super) dialling: Option<Leg>,
+    /// The place that was last dialled for: the shell may not be done with it yet, so the other comes first.
+    last: Leg,
     pub(super) rng: Rng,
     pub(super) intents: VecDeque<Intent>,
 }
@@ -290,6 +292,7 @@ impl Wires {
             active: None,
             next: None,
             dialling: None,
+            last: Leg::Realtime,
             rng,
             intents: VecDeque::new(),
         }
@@ -337,7 +340,11 @@ impl Wires {
     /// A place for another connection to the model. One that is still being closed there is given up.
     fn free_place(&mut self) -> Leg {
         let taken = [self.active, self.next];
-        let mut places = [Leg::Realtime, Leg::Standby]
+        let order = match self.last {
+            Leg::Standby => [Leg::Realtime, Leg::Standby],
+            _ => [Leg::Standby, Leg::Realtime],
+        };
+        let mut places = order
             .into_iter()
             .filter(|place| !taken.contains(&Some(*place)));
         let (first, second) = (places.next(), places.next());
@@ -369,6 +376,7 @@ impl Wires {
             }
             Order::Redial => {
                 let place = self.free_place();
+                self.last = place;
                 self.dialling = Some(place);
                 self.intents.push_back(Intent::Redial(place));
             }

@@ -18,13 +18,13 @@ use crate::bus::command::{DeskInbox, ToDesk, WorkerSender};
 use crate::bus::directory::SharedDirectory;
 use crate::bus::report::HttpSender;
 use crate::config::Config;
-use crate::proto::realtime::endpoint::{Endpoint, connect_url};
+use crate::proto::realtime::endpoint::connect_url;
 use crate::telemetry::desk_meter::DeskMeter;
 use crate::transport::clock::SystemClock;
 use crate::transport::{ClientConfig, ServerConfig, roots};
 use admit::Admission;
 use conn::Sockets;
-use dial::{Dials, KeyRing};
+use dial::{Dials, Target, Targets};
 use listener::{Admitted, Strangers};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -75,11 +75,11 @@ struct Desk {
     directory: SharedDirectory,
     workers: Vec<WorkerSender>,
     http: HttpSender,
-    endpoint: Endpoint,
     client_tls: Option<Arc<ClientConfig>>,
     /// The listener's certificate, replaced on reload.
     tls: RefCell<Option<Arc<ServerConfig>>>,
-    keys: RefCell<KeyRing>,
+    /// Where the model is.
+    targets: RefCell<Targets>,
     admission: RefCell<Admission>,
     strangers: RefCell<Strangers>,
     /// Admitted on control's behalf, by the number in the answer.
@@ -145,15 +145,19 @@ fn start_with(
         None => None,
     };
     let realtime = &config.realtime;
-    let endpoint = connect_url(
-        &realtime.url,
-        &realtime.model,
-        realtime.temperature_for(&config.agent),
-    )
-    .map_err(|error| {
-        io::Error::new(io::ErrorKind::InvalidInput, format!("realtime.url {error}"))
-    })?;
-    let client_tls = match endpoint.tls {
+    let mut endpoints = Vec::new();
+    for configured in realtime.endpoints_in_force() {
+        let endpoint = connect_url(
+            &configured.url,
+            &realtime.model,
+            realtime.temperature_for(&config.agent),
+        )
+        .map_err(|error| {
+            io::Error::new(io::ErrorKind::InvalidInput, format!("realtime.url {error}"))
+        })?;
+        endpoints.push((endpoint, configured.api_keys, configured.weight));
+    }
+    let client_tls = match endpoints.iter().any(|(endpoint, ..)| endpoint.tls) {
         true => Some(roots::client_config(realtime.ca_file.as_deref())?),
         false => None,
     };
@@ -170,14 +174,18 @@ fn start_with(
     }
     let (ready, started) = std::sync::mpsc::channel();
     let build = move || Desk {
-        keys: RefCell::new(KeyRing::new(config.realtime.api_keys.clone())),
+        targets: RefCell::new(Targets(
+            endpoints
+                .into_iter()
+                .map(|(endpoint, keys, weight)| Target::new(endpoint, keys, weight))
+                .collect(),
+        )),
         admission: RefCell::new(Admission::new(workers.len())),
         config,
         deadlines,
         directory,
         workers,
         http,
-        endpoint,
         client_tls,
         tls: RefCell::new(tls),
         strangers: RefCell::default(),
