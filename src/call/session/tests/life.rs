@@ -46,12 +46,17 @@ fn asked(pair: &Pair) -> Vec<String> {
 
 /// The model answers what it was asked: `ms` of audio.
 fn answer(pair: &mut Pair, item: &str, ms: u64) {
-    pair.model(r#"{"type":"response.created","response":{"id":"resp_1"}}"#);
-    pair.model(&delta(item, &encode(&vec![0x55; ms as usize * 8])));
-    pair.model(&format!(
-        r#"{{"type":"response.output_audio.done","response_id":"resp_1","item_id":"{item}"}}"#
+    let of = |text: &str| text.replace("resp_1", &format!("resp_{item}"));
+    pair.model(&of(
+        r#"{"type":"response.created","response":{"id":"resp_1"}}"#,
     ));
-    pair.model(r#"{"type":"response.done","response":{"id":"resp_1","status":"completed"}}"#);
+    pair.model(&of(&delta(item, &encode(&vec![0x55; ms as usize * 8]))));
+    pair.model(&of(&format!(
+        r#"{{"type":"response.output_audio.done","response_id":"resp_1","item_id":"{item}"}}"#
+    )));
+    pair.model(&of(
+        r#"{"type":"response.done","response":{"id":"resp_1","status":"completed"}}"#,
+    ));
 }
 
 /// The carrier returns every mark that it got and has not returned.
