@@ -47,6 +47,7 @@ fn ready() -> Session {
         Setup {
             call_id: CallId::new("bench").expect("short"),
             settings: Arc::new(Settings::default()),
+            policy: std::sync::Arc::default(),
             expected_call_sid: None,
             seed: [1; 32],
         },

@@ -93,6 +93,11 @@ pub enum ToDesk {
         /// The leg, upgraded.
         upstream: Box<Established>,
     },
+    /// A webhook has announced a call: connect to the model already, if that is wanted, and keep the connection for it a while.
+    Predial {
+        /// Which.
+        call_id: CallId,
+    },
     /// A worker's call is over: its place counts again.
     Ended {
         /// Whose.

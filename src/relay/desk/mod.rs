@@ -86,6 +86,7 @@ struct Desk {
     admitted: RefCell<HashMap<u64, Admitted>>,
     next_ticket: Cell<u64>,
     dials: Dials,
+    early: dial::Early,
     sockets: Rc<Sockets>,
     stopping: Cell<bool>,
     clock: SystemClock,
@@ -192,6 +193,7 @@ fn start_with(
         admitted: RefCell::default(),
         next_ticket: Cell::new(1),
         dials: Dials::default(),
+        early: dial::Early::default(),
         sockets: Rc::default(),
         stopping: Cell::new(false),
         clock: SystemClock::new(),
@@ -282,6 +284,11 @@ async fn run(desk: Rc<Desk>, mut inbox: DeskInbox, listeners: Vec<TcpListener>) 
             ToDesk::CancelDial { worker, slot } => desk.dials.cancel(worker, slot),
             ToDesk::Discard { upstream } => {
                 spawn(dial::discard(desk.clone(), *upstream));
+            }
+            ToDesk::Predial { call_id } => {
+                if desk.config.realtime.predial {
+                    spawn(dial::predial(desk.clone(), call_id));
+                }
             }
             ToDesk::Ended { worker, call_id: _ } => desk.admission.borrow_mut().release(worker),
             ToDesk::Admit { head, peer, answer } => {

@@ -293,6 +293,25 @@ async fn a_leg_that_nobody_wants_is_closed_with_a_masked_close_frame() {
 }
 
 #[tokio::test]
+async fn a_call_that_was_announced_finds_its_connection_made() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("ws://{}", listener.local_addr().unwrap());
+    let house = House::new(dialling(url, &[]));
+    let call_id = CallId::new("c").unwrap();
+    house
+        .orders
+        .send(ToDesk::Predial { call_id })
+        .await
+        .unwrap();
+    let (socket, _) = listener.accept().await.unwrap();
+    // A second connection would find nobody.
+    drop(listener);
+    let model = tungstenite_model(socket);
+    let relay = async { talk_as_relay(dial(&house).await.unwrap()).await };
+    tokio::join!(model, relay);
+}
+
+#[tokio::test]
 async fn nobody_listening_is_an_error_after_the_attempts() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("ws://{}", listener.local_addr().unwrap());
