@@ -6,9 +6,10 @@ use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_mai
 use std::hint::black_box;
 use std::sync::Arc;
 use std::time::Duration;
-use voxrelay::base::id::CallId;
+use voxrelay::base::id::{CallId, ItemId};
 use voxrelay::base::time::{Mono, Now};
 use voxrelay::call::Leg;
+use voxrelay::call::playback::Playback;
 use voxrelay::call::session::{Session, Setup};
 use voxrelay::proto::realtime::settings::Settings;
 use voxrelay::proto::ws::writer::{Kind, write_frame};
@@ -47,8 +48,9 @@ fn ready() -> Session {
         Setup {
             call_id: CallId::new("bench").expect("short"),
             settings: Arc::new(Settings::default()),
-            policy: std::sync::Arc::default(),
+            policy: Arc::default(),
             expected_call_sid: None,
+            mode: voxrelay::base::route::StreamMode::Full,
             seed: [1; 32],
         },
         now,
@@ -129,7 +131,8 @@ fn benches(c: &mut Criterion) {
         group.bench_function(name, |b| {
             b.iter_batched_ref(
                 || {
-                    ms += 20;
+                    // As fast as it plays: what is unheard stays within its bound.
+                    ms += if groups == 53 { 20 } else { 250 };
                     (bytes.clone(), now(ms))
                 },
                 |(bytes, now)| turn(&mut session, Leg::Realtime, bytes, *now),
@@ -137,6 +140,51 @@ fn benches(c: &mut Criterion) {
             );
         });
     }
+    // The whole interruption, from the bytes of the event to `clear` in what `poll_transmit` lends, with 2 s unheard.
+    let started = frame(
+        Leg::Realtime,
+        r#"{"type":"input_audio_buffer.speech_started","event_id":"event_1","audio_start_ms":120,"item_id":"item_u"}"#,
+    );
+    group.bench_function("speech started to clear", |b| {
+        b.iter_batched_ref(
+            || {
+                let mut session = ready();
+                for _ in 0..8 {
+                    turn(&mut session, Leg::Realtime, &mut delta(666), now(20));
+                }
+                (session, started.clone())
+            },
+            |(session, bytes)| {
+                session.handle_input(Leg::Realtime, bytes, now(500));
+                let out = black_box(session.poll_transmit(Leg::Carrier, 16 * 1024));
+                debug_assert!(out.ends_with(b"}") && out.len() < 100);
+                out.len()
+            },
+            BatchSize::SmallInput,
+        );
+    });
+    group.finish();
+
+    // What one delta costs the ledger: its standing, the clock, queued, sent, the mark, settled.
+    let mut group = c.benchmark_group("ledger");
+    group.throughput(Throughput::Elements(1));
+    let mut playback = Playback::default();
+    let item = ItemId::new("item_7dT0aQmP2xLw9Zc4Rk1Vb").expect("short");
+    playback.begin(Some(item), None, 0);
+    let mut at = 0;
+    group.bench_function("a 250 ms delta", |b| {
+        b.iter(|| {
+            at += 250;
+            let at = now(at).mono;
+            let standing = playback.standing(Some(black_box(item.as_str())), 0);
+            playback.advance(at);
+            playback.queue(2_000);
+            let (_, _, end) = playback.offsets();
+            black_box(playback.place(end));
+            playback.on_sent(2_000, at);
+            black_box((standing, playback.unplayed_ms(), playback.take_settled()));
+        });
+    });
     group.finish();
 }
 

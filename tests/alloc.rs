@@ -208,6 +208,7 @@ fn a_minute_of_a_call_allocates_nothing() {
                 settings: Arc::new(Settings::default()),
                 policy: Arc::default(),
                 expected_call_sid: None,
+                mode: voxrelay::base::route::StreamMode::Full,
                 seed: [3; 32],
             },
             Now::default(),

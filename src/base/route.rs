@@ -11,6 +11,16 @@ pub enum StreamMode {
     Simple,
 }
 
+impl StreamMode {
+    /// For logs and lists.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Full => "full",
+            Self::Simple => "simple",
+        }
+    }
+}
+
 /// One alias of the media-stream endpoint.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct StreamAlias {

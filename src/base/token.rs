@@ -1,8 +1,10 @@
 //! The stream ticket: the signed, short-lived word that ties a webhook's answer to the stream that
 //! follows (`<callId>.<expiry>.<mac>`).
 //!
-//! Core. The webhook mints it into the stream's URL and parameters; the desk verifies it at the upgrade
-//! and the call compares it at `start`. That it is used once only is the desk's to remember, by `mac`.
+//! Core. The webhook mints it into the stream's URL, and repeats it as a parameter for whoever reads `start`; the desk
+//! verifies it at the upgrade, and asks for it on every stream of a call that it announced. The parameter is not compared
+//! again: the call compares the `callSid` of `start` with the announced one. That a ticket is used once only is the
+//! desk's to remember, by `mac`.
 //!
 //! It is a path segment as it stands: `[A-Za-z0-9_.:-]`, at most 128 bytes. Call ids may hold dots, so
 //! it is split from the right.

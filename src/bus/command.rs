@@ -5,6 +5,7 @@
 
 use crate::base::id::{CallId, SlotKey, WorkerId};
 use crate::call::session::{Command, Setup};
+use crate::call::tools::ToolResult;
 use crate::call::{DialFailure, Leg};
 use crate::transport::Established;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -30,6 +31,13 @@ pub enum ToWorker {
         leg: Leg,
         /// The leg, upgraded; or why not.
         outcome: Result<Box<Established>, DialFailure>,
+    },
+    /// The answer to a `ToolRequest`.
+    ToolResult {
+        /// Which session asked.
+        slot: SlotKey,
+        /// What the model is told.
+        result: ToolResult,
     },
     /// An order for one call; unknown calls are ignored.
     Call {
@@ -111,6 +119,8 @@ pub enum ToDesk {
         head: Vec<u8>,
         /// The peer.
         peer: Option<std::net::SocketAddr>,
+        /// Names the request in an error's body.
+        request_id: String,
         /// The answer's head to write. When it is a 101, the connection follows as `Admitted`.
         answer: tokio::sync::oneshot::Sender<AdmitAnswer>,
     },
@@ -139,10 +149,12 @@ pub enum AdmitAnswer {
         /// For `ToDesk::Admitted`.
         ticket: u64,
     },
-    /// Answer with this status and body, and close.
+    /// Answer with this status, these header lines and this body, and close.
     Refuse {
         /// HTTP status.
         status: u16,
+        /// What the status calls for.
+        headers: Vec<(&'static str, String)>,
         /// JSON.
         body: String,
     },

@@ -3,3 +3,4 @@
 pub mod command;
 pub mod directory;
 pub mod report;
+pub mod tool;

@@ -22,6 +22,8 @@
 
 use super::fact::Drop;
 use super::outbox::Class;
+#[cfg(feature = "planted-bugs")]
+use super::planted::{self, Planted};
 use super::playback::{Playback, Settled};
 use super::responses::Want;
 use super::state::Phase;
@@ -98,6 +100,16 @@ impl Call {
 
     /// The carrier forgets what it has, and we what we have not sent. What is sent from now on lies behind `offset`.
     fn clear(&mut self, offset: u64, out: &mut impl Output) {
+        #[cfg(feature = "planted-bugs")]
+        if planted::is(Planted::ClearForgotten) {
+            return;
+        }
+        #[cfg(feature = "planted-bugs")]
+        let cut = match planted::is(Planted::QueueUncut) {
+            true => super::outbox::Cut::default(),
+            false => out.cut(Leg::Carrier),
+        };
+        #[cfg(not(feature = "planted-bugs"))]
         let cut = out.cut(Leg::Carrier);
         let mut text = std::mem::take(&mut self.text);
         text.clear();
@@ -114,7 +126,12 @@ impl Call {
     /// Tells the model what was not heard, and forgets it. The carrier was told.
     fn cut(&mut self, out: &mut impl Output) {
         let unplayed = self.playback.unplayed_ms();
-        if !self.settings.turn_detection.interrupt_response {
+        #[cfg(feature = "planted-bugs")]
+        let interrupts = self.settings.turn_detection.interrupt_response
+            || planted::is(Planted::CancelForgotten);
+        #[cfg(not(feature = "planted-bugs"))]
+        let interrupts = self.settings.turn_detection.interrupt_response;
+        if !interrupts {
             self.cancel_response(Drop::LateDelta, out);
         }
         self.mute_active();
@@ -196,6 +213,8 @@ impl Call {
         self.hold.resume();
         if whole {
             self.stats.resumes += 1;
+            // The end of an item may have come meanwhile.
+            self.end_item(now, out);
         } else {
             // It does not fit a second time: then the interruption stands.
             let (_, _, queued) = self.playback.offsets();
@@ -246,7 +265,9 @@ impl Call {
     ) {
         self.stats.drop(why);
         self.stats.outbound_bytes_dropped += bytes;
-        let Some(item_id) = item_id.filter(|id| !self.playback.is_closed(id.as_str())) else {
+        let Some(item_id) =
+            item_id.filter(|id| !self.playback.is_closed(id.as_str(), content_index))
+        else {
             return;
         };
         if self
@@ -293,7 +314,16 @@ impl Call {
         if !whole {
             self.history.cut(item_id, &text);
         }
+        #[cfg(feature = "planted-bugs")]
+        let heard = match planted::is(Planted::TruncatedAtSent) {
+            true => total,
+            false => heard,
+        };
         if !whole && !orphan {
+            #[cfg(feature = "planted-bugs")]
+            if planted::is(Planted::TruncatedTwice) {
+                self.truncate(item_id, content_index, heard, out);
+            }
             self.truncate(item_id, content_index, heard, out);
         }
         self.facts.push_back(Fact::Heard {
@@ -350,6 +380,10 @@ impl Call {
     /// Sends what the slot gave, and minds the time where it waits for an answer.
     pub(super) fn send_create(&mut self, event: Option<String>, now: Now, out: &mut impl Output) {
         if let Some(event) = event {
+            #[cfg(feature = "planted-bugs")]
+            if planted::is(Planted::CreateTwice) {
+                self.send(out, Leg::Realtime, Class::Control, &[event.as_bytes()]);
+            }
             self.send(out, Leg::Realtime, Class::Control, &[event.as_bytes()]);
             self.timers.clear(Deadline::Response);
         }

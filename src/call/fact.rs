@@ -4,8 +4,8 @@ use super::marks::MarkName;
 use super::policy::OnModelUnavailable;
 use super::trace::Turn;
 use crate::base::id::{CallId, CallSid, ItemId, ResponseId, StreamSid};
+use crate::base::route::StreamMode;
 use crate::base::time::Now;
-use crate::proto::ws::reader::Violation;
 
 /// One of a call's two connections.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
@@ -61,6 +61,8 @@ pub enum EndReason {
     Silence,
     /// The longest duration was reached.
     MaxDuration,
+    /// The model ended it (`end_call`), and its goodbye was heard.
+    EndedByModel,
     /// An operator ended it.
     HungUpByOperator,
     /// The daemon stops and the drain time is over.
@@ -78,7 +80,9 @@ impl EndReason {
             | UnsupportedMedia | NotAuthorized => Side::Carrier,
             RealtimeUnavailable | RealtimeSetup | RealtimeLost | RealtimeStalled
             | RealtimeProtocol => Side::Realtime,
-            Silence | MaxDuration | HungUpByOperator | Drained | Internal => Side::Local,
+            Silence | MaxDuration | EndedByModel | HungUpByOperator | Drained | Internal => {
+                Side::Local
+            }
         }
     }
 
@@ -100,6 +104,7 @@ impl EndReason {
             RealtimeProtocol => "realtime_protocol",
             Silence => "silence",
             MaxDuration => "max_duration",
+            EndedByModel => "ended_by_model",
             HungUpByOperator => "hung_up_by_operator",
             Drained => "drained",
             Internal => "internal",
@@ -112,7 +117,8 @@ impl EndReason {
     pub fn close_code(self, leg: Leg) -> u16 {
         use EndReason::*;
         let (carrier, realtime) = match self {
-            CallerHungUp | CarrierLost | Silence | MaxDuration | HungUpByOperator => (1000, 1000),
+            CallerHungUp | CarrierLost | Silence | MaxDuration | EndedByModel
+            | HungUpByOperator => (1000, 1000),
             // Going away: this process stops.
             Drained => (1001, 1001),
             CarrierProtocol => (1002, 1000),
@@ -143,6 +149,11 @@ pub enum Speaker {
 /// a fact may allocate.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Fact {
+    /// The stream is with its worker. Comes from the shell, before anything of the call itself.
+    Admitted {
+        /// What the stream's path does with its call.
+        mode: StreamMode,
+    },
     /// The carrier's `start`.
     Started {
         /// The media stream.
@@ -302,6 +313,20 @@ pub enum Fact {
         /// One sentence.
         text: String,
     },
+    /// The model wrote something down (`take_note`).
+    NoteTaken {
+        /// Its words.
+        text: String,
+    },
+    /// A call of a tool was answered.
+    ToolFinished {
+        /// What the model called, cut to 64 bytes.
+        name: String,
+        /// How it went.
+        outcome: super::tools::Outcome,
+        /// From the call to its answer's turn.
+        took: std::time::Duration,
+    },
     /// The call is over; nothing follows.
     Ended {
         /// Why.
@@ -407,16 +432,20 @@ impl Drop {
     }
 }
 
-/// How a leg can break the protocol: the WebSocket's rules, and messages that kept being malformed. Metric labels.
-pub const VIOLATIONS: [&str; Violation::ALL.len() + 1] = {
-    let mut labels = [MALFORMED; Violation::ALL.len() + 1];
-    let mut i = 0;
-    while i < Violation::ALL.len() {
-        labels[i] = Violation::ALL[i].label();
-        i += 1;
-    }
-    labels
-};
+/// How a leg can break the protocol: the WebSocket's rules as `Session` labels them, and messages that kept being
+/// malformed. Metric labels.
+pub const VIOLATIONS: [&str; 10] = [
+    "reserved_bits",
+    "opcode",
+    "masking",
+    "control",
+    "fragmentation",
+    "too_long",
+    "utf8",
+    "close",
+    "length",
+    MALFORMED,
+];
 
 /// The label of a leg that was closed after `limit::MALFORMED_MAX` malformed messages.
 pub(super) const MALFORMED: &str = "malformed";

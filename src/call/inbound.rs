@@ -2,6 +2,8 @@
 
 use super::early::{Dropped, EarlyAudio, Piece};
 use super::outbox::Class;
+#[cfg(feature = "planted-bugs")]
+use super::planted;
 use super::state::Phase;
 use super::timer::Deadline;
 use super::{Call, Drop, EndReason, Fact, Leg, Output};
@@ -241,7 +243,16 @@ impl Call {
         let Some(early) = self.early.take() else {
             return;
         };
-        for piece in early.iter() {
+        let pieces = early.iter();
+        #[cfg(feature = "planted-bugs")]
+        let pieces = {
+            let mut pieces: Vec<_> = pieces.collect();
+            if planted::is(planted::Planted::EarlyReversed) {
+                pieces.reverse();
+            }
+            pieces.into_iter()
+        };
+        for piece in pieces {
             match piece {
                 Piece::Frame(text, bytes) => self.append(text, bytes, out),
                 Piece::Fill(fill) => self.append_fill(fill, out),
@@ -262,6 +273,11 @@ impl Call {
 
     fn append_fill(&mut self, fill: AudioMs, out: &mut impl Output) {
         self.stats.fills += 1;
+        #[cfg(feature = "planted-bugs")]
+        if planted::is(planted::Planted::FillMissing) {
+            self.stats.filled_bytes += fill.pcmu_bytes();
+            return;
+        }
         self.stats.filled_bytes += self.append_silence(fill, out);
     }
 
@@ -314,6 +330,7 @@ impl Call {
             name: mark.position.name(),
         });
         self.on_mark_back(mark.position.item, now);
+        self.end_when_heard(now);
     }
 
     /// Whether a message belongs to this stream; drops and counts it when not. One that names no stream is not

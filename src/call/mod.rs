@@ -24,6 +24,8 @@
 //! | `silence` | silence, the longest duration, the goodbye, keys |
 //! | `trace` | where the time of a turn went |
 //! | `timer` | named deadlines |
+//! | `tool_work` | what the tools decide, carried out |
+//! | `tools` | what the model asks of tools, and the answers in order |
 //! | `fact` | what a call reports, how it ends, what it counts |
 //! | `outbox` | frames waiting on a leg |
 //! | `session` | bytes in, bytes out: two WebSocket legs around one `Call` |
@@ -44,6 +46,8 @@ mod inbound;
 pub mod marks;
 mod outbound;
 pub mod outbox;
+#[cfg(feature = "planted-bugs")]
+pub mod planted;
 pub mod playback;
 pub mod policy;
 pub mod responses;
@@ -51,6 +55,8 @@ pub mod session;
 mod silence;
 pub mod state;
 pub mod timer;
+mod tool_work;
+pub mod tools;
 pub mod trace;
 mod upstream;
 
@@ -197,6 +203,9 @@ pub struct Call {
     responses: Responses,
     /// The response whose first audio was reported.
     sounding: Option<ResponseId>,
+    /// Tools.
+    tools: tools::ToolBox,
+    tool_work: tool_work::ToolWork,
     /// Reused for messages that are made, not spliced.
     text: Vec<u8>,
 
@@ -231,7 +240,9 @@ impl Call {
         timers.set(Deadline::Start, now.mono + limit::START_DEADLINE);
         Self {
             phase: Phase::Greeting,
+            tools: tools::ToolBox::new(settings.clone(), policy.tool_limits),
             settings,
+            tool_work: tool_work::ToolWork::default(),
             policy,
             expected_call_sid,
             stream_sid: None,
@@ -372,7 +383,7 @@ impl Call {
     /// Acts on one deadline that is due; `false` when none is.
     pub fn handle_timeout(&mut self, now: Now, out: &mut impl Output) -> bool {
         match self.timers.take_due(now.mono) {
-            None => return false,
+            None => return self.on_tool_timeout(now, out),
             Some(Deadline::Start) => self.end(EndReason::StartTimeout),
             Some(Deadline::Upstream) => self.end(match self.phase {
                 _ if self.upstream.in_outage() => EndReason::RealtimeLost,
@@ -445,7 +456,8 @@ impl Call {
 
     /// The earliest deadline.
     pub fn poll_timeout(&self) -> Option<Mono> {
-        self.timers.earliest().map(|(at, _)| at)
+        let own = self.timers.earliest().map(|(at, _)| at);
+        own.into_iter().chain(self.tool_timeout()).min()
     }
 
     /// Where the call is.
@@ -509,6 +521,15 @@ impl Call {
             reason.close_code(Leg::Carrier),
             reason.close_code(Leg::Realtime),
         ));
+        #[cfg(feature = "planted-bugs")]
+        if planted::is(planted::Planted::EndedTwice) {
+            let stats = Box::new(self.stats.clone());
+            self.facts.push_back(Fact::Ended { reason, stats });
+        }
+        #[cfg(feature = "planted-bugs")]
+        if planted::is(planted::Planted::EndUnsaid) && reason == EndReason::RealtimeLost {
+            return;
+        }
         self.facts.push_back(Fact::Ended {
             reason,
             stats: Box::new(self.stats.clone()),

@@ -3,6 +3,8 @@
 
 use super::cuts::Refused;
 use super::outbox::Class;
+#[cfg(feature = "planted-bugs")]
+use super::planted;
 use super::playback::{Place, Standing};
 use super::state::Phase;
 use super::timer::Deadline;
@@ -73,6 +75,7 @@ impl Call {
             ServerEvent::SpeechStarted { audio_start_ms, .. } => {
                 // Before anything else: the caller hears the agent until the carrier has read it.
                 self.on_speech_started(now, out);
+                self.keep_going();
                 self.facts.push_back(Fact::SpeechStarted { audio_start_ms });
                 if self.phase == Phase::Ready {
                     self.speech_open = true;
@@ -115,6 +118,8 @@ impl Call {
                     return;
                 }
                 self.end_response(id, now, out);
+                let cancelled = status.as_deref() == Some("cancelled");
+                self.on_tools_done(response_id.as_deref(), cancelled, now, out);
                 if let Some(message) = message {
                     // A failed response has its error here and in no `error` event.
                     self.facts.push_back(Fact::RealtimeError {
@@ -195,7 +200,12 @@ impl Call {
                         .announce(item_id, response(response_id.as_deref()));
                 }
             }
-            ServerEvent::OutputItemDone { item: done, .. } => {
+            ServerEvent::OutputItemDone {
+                response_id,
+                item: done,
+                ..
+            } => {
+                self.on_output_item(response_id.as_deref(), &done, now, out);
                 // What is complete without audio is text, and was not to be heard.
                 if let Some(id) = known(done.id.as_deref(), ItemId::MAX) {
                     self.cuts.on_content(id);
@@ -286,7 +296,7 @@ impl Call {
     }
 
     /// The hot path, model to caller.
-    fn on_delta(&mut self, delta: &AudioDelta<'_>, now: Now, out: &mut impl Output) {
+    pub(super) fn on_delta(&mut self, delta: &AudioDelta<'_>, now: Now, out: &mut impl Output) {
         if !base64::is_valid(&delta.delta) {
             self.stats.drop(Drop::BadBase64);
             return;
@@ -297,6 +307,10 @@ impl Call {
         if self.phase != Phase::Ready {
             // Its format is not confirmed: it would be noise.
             self.stats.drop(Drop::NoStream);
+            #[cfg(feature = "planted-bugs")]
+            if planted::is(planted::Planted::DropUncounted) {
+                return;
+            }
             self.stats.outbound_bytes_dropped += bytes;
             return;
         }
@@ -308,6 +322,12 @@ impl Call {
         let part = delta.content_index;
         let muted = response_id.and_then(|id| self.cuts.muted(id));
         let standing = self.playback.standing(item_id, part);
+        #[cfg(feature = "planted-bugs")]
+        let (muted, standing) = match planted::is(planted::Planted::LateDelta) {
+            true if standing == Standing::Closed => (None, Standing::Another),
+            true => (None, standing),
+            false => (muted, standing),
+        };
         if muted.is_some() || standing == Standing::Closed {
             let item_id = item_id.and_then(ItemId::new);
             self.on_late(item_id, part, bytes, muted.unwrap_or(Drop::LateDelta), out);
@@ -351,6 +371,10 @@ impl Call {
             self.on_overflow(response_id, item_id, part, bytes, Drop::OutboxFull, out);
             return;
         }
+        #[cfg(feature = "planted-bugs")]
+        if planted::is(planted::Planted::DeltaDoubled) && self.stats.outbound_frames % 7 == 6 {
+            out.send(Leg::Carrier, class, &parts);
+        }
         self.playback.queue(bytes);
         self.stats.carrier_messages_out += 1;
         self.stats.outbound_frames_sent += 1;
@@ -376,7 +400,7 @@ impl Call {
         }
     }
 
-    fn end_item(&mut self, now: Now, out: &mut impl Output) {
+    pub(super) fn end_item(&mut self, now: Now, out: &mut impl Output) {
         if !self.hold.paused
             && let Some(place) = self.playback.end_place()
         {

@@ -121,13 +121,14 @@ impl Outbox {
     /// audio is counted no more.
     pub fn cut(&mut self) -> Cut {
         let mut cut = Cut::default();
-        let mut kept = usize::from(self.begun > 0);
-        if let Some(first) = self.frames.front_mut().filter(|_| kept > 0) {
+        let begun = usize::from(self.begun > 0);
+        if let Some(first) = self.frames.front_mut().filter(|_| begun > 0) {
             first.playing = KEEP;
         }
+        let mut kept = begun;
         let mut from = self.head + self.first_left();
         let mut to = from;
-        for i in kept..self.frames.len() {
+        for i in begun..self.frames.len() {
             let frame = self.frames[i];
             let len = frame.len as usize;
             if frame.playing == KEEP {

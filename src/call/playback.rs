@@ -153,8 +153,8 @@ pub struct Playback {
     heard: u64,
     /// When the byte at `heard` began to play; only meaningful while heard < sent.
     at: Mono,
-    /// Ids of items that are closed, in a circle.
-    closed: [Option<ItemId>; CLOSED_MAX],
+    /// Items that are closed, in a circle: one part of them, or all (`None`).
+    closed: [Option<(ItemId, Option<u64>)>; CLOSED_MAX],
     closed_next: usize,
     texts: VecDeque<(ItemId, String)>,
 }
@@ -169,6 +169,10 @@ impl Playback {
         } else {
             self.heard += bytes;
             self.at.0 += bytes * NS_PER_BYTE;
+            #[cfg(feature = "planted-bugs")]
+            if super::planted::is(super::planted::Planted::ClockTooFast) {
+                self.heard = (self.heard + bytes / 4).min(self.sent);
+            }
         }
     }
 
@@ -188,7 +192,7 @@ impl Playback {
         let Some(id) = item_id else {
             return Standing::Another;
         };
-        let closed = self.is_closed(id)
+        let closed = self.is_closed(id, content_index)
             || self
                 .runs
                 .iter()
@@ -318,7 +322,8 @@ impl Playback {
             if self.runs.iter().any(|later| later.same_item(&run)) {
                 continue;
             }
-            return Some(self.settle(&run, self.heard));
+            // Its other parts may still come.
+            return Some(self.settle(&run, self.heard, Some(run.content_index)));
         }
         None
     }
@@ -337,7 +342,7 @@ impl Playback {
                 }
                 continue;
             }
-            return Some(self.settle(&run, heard));
+            return Some(self.settle(&run, heard, None));
         }
         (self.heard, self.sent) = (self.queued, self.queued);
         None
@@ -423,25 +428,30 @@ impl Playback {
         })
     }
 
-    /// Nothing more of this item is played.
+    /// Nothing more of this item is played: none of its parts.
     pub fn close(&mut self, item_id: ItemId) {
-        if !self.is_closed(item_id.as_str()) {
-            self.closed[self.closed_next] = Some(item_id);
+        self.close_part(item_id, None);
+    }
+
+    fn close_part(&mut self, item_id: ItemId, part: Option<u64>) {
+        let entry = Some((item_id, part));
+        if !self.closed.contains(&entry) {
+            self.closed[self.closed_next] = entry;
             self.closed_next = (self.closed_next + 1) % CLOSED_MAX;
         }
     }
 
-    /// Whether `close` was called for this item, not too long ago.
-    pub fn is_closed(&self, item_id: &str) -> bool {
-        self.closed
-            .iter()
-            .flatten()
-            .any(|id| id.as_str() == item_id)
+    /// Whether nothing more of this part of an item is played: as far as we remember.
+    pub fn is_closed(&self, item_id: &str, content_index: u64) -> bool {
+        self.closed.iter().flatten().any(|(id, part)| {
+            id.as_str() == item_id && part.is_none_or(|part| part == content_index)
+        })
     }
 
     /// A piece of what an item says, which belongs to its audio in proportion.
     pub fn on_text(&mut self, item_id: ItemId, text: &str, whole: bool) {
-        if self.is_closed(item_id.as_str()) {
+        let is_over = self.closed.iter().flatten().any(|(id, _)| *id == item_id);
+        if is_over && !self.runs.iter().any(|run| run.item_id == Some(item_id)) {
             return;
         }
         let at = match self.texts.iter().position(|(id, _)| *id == item_id) {
@@ -462,10 +472,10 @@ impl Playback {
         kept.push_str(&text[..text.floor_char_boundary(room)]);
     }
 
-    fn settle(&mut self, run: &Run, heard: u64) -> Settled {
+    fn settle(&mut self, run: &Run, heard: u64, part: Option<u64>) -> Settled {
         let mut text = String::new();
         if let Some(id) = run.item_id {
-            self.close(id);
+            self.close_part(id, part);
             if let Some(at) = self.texts.iter().position(|(kept, _)| *kept == id)
                 && let Some((_, whole)) = self.texts.remove(at)
             {

@@ -35,11 +35,13 @@ use super::playback::Playback;
 use super::policy::Policy;
 use super::state::Phase;
 use super::timer::Deadline;
+use super::tools::{ToolCall, ToolResult};
 use super::trace::Turn;
 use super::{Call, DialFailure, LegEnd, Order};
 use crate::base::id::{CallId, CallSid};
 use crate::base::limit;
 use crate::base::rng::Rng;
+use crate::base::route::StreamMode;
 use crate::base::time::{Mono, Now};
 use crate::proto::carrier::twilio;
 use crate::proto::realtime::server_event;
@@ -63,6 +65,8 @@ pub struct Setup {
     pub policy: Arc<Policy>,
     /// The call that `start` must name, when the stream came with a ticket.
     pub expected_call_sid: Option<CallSid>,
+    /// What the stream's path does with its call; for the shell's records, the call is led the same.
+    pub mode: StreamMode,
     /// Seeds mask keys and event ids.
     pub seed: [u8; 32],
 }
@@ -330,6 +334,17 @@ impl Session {
             let (wire, _, intents) = self.wires.parts(leg);
             wire.abort(intents);
         }
+    }
+
+    /// A tool's answer.
+    pub fn handle_tool_result(&mut self, result: ToolResult, now: Now) {
+        self.call.handle_tool_result(result, now, &mut self.wires);
+        self.settle(now);
+    }
+
+    /// The next HTTP tool to ask, answered by `handle_tool_result`. Ask with the intents.
+    pub fn poll_tool(&mut self) -> Option<ToolCall> {
+        self.call.poll_tool()
     }
 
     /// The next thing for the shell to do.

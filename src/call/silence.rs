@@ -288,11 +288,11 @@ impl Call {
         if !text.is_empty() {
             self.respond(Why::Goodbye, &Wish::Say(text.to_owned()), now, out);
         }
-        self.end_when_heard(reason, now);
+        self.end_once_heard(reason, now);
     }
 
     /// Ends the call once what is being said was heard.
-    pub(super) fn end_when_heard(&mut self, reason: EndReason, now: Now) {
+    pub(super) fn end_once_heard(&mut self, reason: EndReason, now: Now) {
         let said = !self.responses.is_busy();
         self.farewell = Some(Farewell { reason, said });
         let at = match said {

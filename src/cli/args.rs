@@ -76,6 +76,9 @@ pub struct CheckArgs {
     /// The configuration file; must exist when given [default: config.toml, if there is one]
     #[arg(long, value_name = "FILE", env = "VOXRELAY_CONFIG")]
     pub config: Option<PathBuf>,
+    /// Also ask DNS for the model's host; the only check that uses the network
+    #[arg(long)]
+    pub dns: bool,
 }
 
 /// `voxrelay demo`.

@@ -4,18 +4,27 @@
 use super::Outcome;
 use super::args::CheckArgs;
 use crate::base::time::Clock;
-use crate::config::check::{Finding, Probes, machine, raise_descriptor_limit};
+use crate::config::check::{Finding, Probes, dns, machine, raise_descriptor_limit};
 use crate::config::{Config, Loaded, Problem, Severity, env, load};
 use crate::relay::worker::ring;
 use crate::transport::clock::SystemClock;
 use crate::transport::roots;
 use std::io::{self, Write};
+use std::net::ToSocketAddrs as _;
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
+
+/// How long `--dns` waits for an answer.
+const DNS_DEADLINE: Duration = Duration::from_secs(3);
 
 /// Runs it.
 pub fn run(args: CheckArgs) -> Outcome {
-    let examined = examine(args.config.as_deref(), &env::process_vars());
+    let mut examined = examine(args.config.as_deref(), &env::process_vars());
+    if args.dns {
+        let finding = dns(&examined.loaded.judged, resolve, DNS_DEADLINE);
+        examined.findings.extend(finding);
+    }
     // A reader that went away (`check | head`) is no fault of the configuration.
     let _ = examined.write(&mut io::stdout().lock());
     Ok(match examined.has_errors() {
@@ -45,19 +54,23 @@ pub fn before_start(named: Option<&Path>) -> Result<Config, String> {
 pub struct Examined {
     /// The configuration.
     pub loaded: Loaded,
-    /// The machine; empty when there is no configuration to judge it by.
+    /// The machine.
     pub findings: Vec<Finding>,
 }
 
-/// Reads the configuration and, where it is good, looks at the machine.
+/// Reads the configuration and looks at the machine: at all that could be proven, so that an error in one key hides
+/// nothing that is wrong with the files of another.
 pub fn examine(named: Option<&Path>, vars: &env::Vars) -> Examined {
     let loaded = load(named, vars);
-    // A configuration with errors still has a machine under it: its defaults find what is wrong there.
-    let judged = loaded.config.clone().unwrap_or_default();
+    let now_unix_ms = SystemClock::new().now().unix_ms;
     Examined {
-        findings: machine(&judged, &probes(), SystemClock::new().now().unix_ms),
+        findings: machine(&loaded.judged, &probes(), now_unix_ms),
         loaded,
     }
+}
+
+fn resolve(host: &str, port: u16) -> io::Result<usize> {
+    Ok((host, port).to_socket_addrs()?.count())
 }
 
 /// What the other modules try for us.
@@ -192,6 +205,33 @@ mod tests {
                 assert!(text.contains("h.example"), "{text}");
                 assert!(!text.contains("hunter2"), "{text}");
             }
+        }
+    }
+
+    #[test]
+    fn an_error_in_one_key_hides_no_other_s() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let file = dir.path().join("file");
+        std::fs::write(&file, "no PEM").expect("written");
+        let path = file.to_str().expect("text");
+        let wrong = [
+            ("VOXRELAY__STORE__DIR", path),
+            ("VOXRELAY__LISTEN__TLS__CERT_FILE", path),
+            ("VOXRELAY__LISTEN__TLS__KEY_FILE", path),
+            ("VOXRELAY__REALTIME__CA_FILE", path),
+        ];
+        let places = |examined: &Examined| {
+            let errors = examined.findings.iter().filter_map(|f| f.as_ref().err());
+            errors.map(|p| p.place.clone()).collect::<Vec<_>>()
+        };
+        let (alone, _) = examined(&wrong);
+        let mut all = vec![("PORT", "x"), ("PUBLIC_URL", "nonsense")];
+        all.extend(wrong);
+        let (together, _) = examined(&all);
+        assert!(together.loaded.config.is_none() && alone.loaded.config.is_some());
+        assert_eq!(places(&together), places(&alone));
+        for place in ["store.dir", "listen.tls", "realtime.ca_file"] {
+            assert!(places(&together).iter().any(|p| p == place), "{place}");
         }
     }
 

@@ -6,14 +6,17 @@ use crate::base::limit;
 use crate::bus::command::{DeskSender, ToDesk, ToWorker, WorkerSender, desk_queue, worker_queue};
 use crate::bus::directory::{Directory, SharedDirectory};
 use crate::bus::report::{http_queue, report_queue};
+use crate::bus::tool::tool_queue;
 use crate::call::session::Command;
 use crate::call::{EndReason, Report};
 use crate::config::Config;
 use crate::control::{self, Control};
+use crate::outcall::{self, Outcall};
 use crate::relay::{desk, worker};
 use crate::simulate::model::server::{Server, Setup};
 use crate::telemetry::meter;
 use crate::transport::clock::SystemClock;
+use crate::transport::roots;
 use arc_swap::ArcSwap;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -27,6 +30,8 @@ const WORKER_QUEUE: usize = 8 * 1024;
 const DESK_QUEUE: usize = 8 * 1024;
 /// Facts that may wait for control.
 const REPORT_QUEUE: usize = 16 * 1024;
+/// Requests for tools that may wait; past it the model is told to try again later.
+const TOOL_QUEUE: usize = 1024;
 /// HTTP connections that may wait for control; past it the desk answers 503.
 const HTTP_QUEUE: usize = 256;
 /// How long ended calls may take for their closing handshakes.
@@ -41,6 +46,7 @@ pub struct Daemon {
     workers: Vec<WorkerSender>,
     worker_threads: Vec<JoinHandle<()>>,
     control: Control,
+    outcall: Outcall,
     /// The built-in simulated model, where there is no key.
     simulated: Option<Simulated>,
 }
@@ -72,6 +78,7 @@ impl Daemon {
         let (reports, report_inbox) = report_queue(REPORT_QUEUE);
         let (http, http_inbox) = http_queue(HTTP_QUEUE);
 
+        let (tools, tool_inbox) = tool_queue(TOOL_QUEUE);
         let mut workers = Vec::new();
         let mut worker_threads = Vec::new();
         for number in 0..config.relay.workers {
@@ -82,6 +89,7 @@ impl Daemon {
                 inbox,
                 desk: desk.clone(),
                 reports: reports.clone(),
+                tools: tools.clone(),
                 clock,
                 grown_bytes_max: limit::GROWN_BYTES_BUDGET / config.relay.workers.max(1),
             };
@@ -91,6 +99,15 @@ impl Daemon {
             workers.push(orders);
             worker_threads.push(thread);
         }
+        // Only the workers ask, so that its thread ends with the last of them.
+        drop(tools);
+        let outcall = outcall::start(outcall::Parts {
+            inbox: tool_inbox,
+            workers: workers.clone(),
+            tls: roots::outcall_config().map_err(|error| format!("tools have no TLS: {error}"))?,
+            clock,
+        })
+        .map_err(|error| format!("the HTTP client for tools can't start: {error}"))?;
         let running = desk::start(
             config.clone(),
             directory.clone(),
@@ -120,6 +137,7 @@ impl Daemon {
             workers,
             worker_threads,
             control,
+            outcall,
             simulated,
         })
     }
@@ -154,14 +172,17 @@ impl Daemon {
     /// Ends every call in order and stops all threads.
     pub fn stop(self) {
         self.drain();
-        for worker in &self.workers {
-            // An order that finds no room is given again below.
-            let _ = worker.send(ToWorker::All {
-                command: Command::HangUp(EndReason::Drained),
-            });
-        }
+        let mut untold: Vec<&WorkerSender> = self.workers.iter().collect();
         let deadline = Instant::now() + GOODBYE;
-        while self.live_calls() > 0 && Instant::now() < deadline {
+        loop {
+            // An order that finds no room is given again in the next turn.
+            untold.retain(|worker| {
+                let command = Command::HangUp(EndReason::Drained);
+                worker.send(ToWorker::All { command }).is_err()
+            });
+            if self.live_calls() == 0 && untold.is_empty() || Instant::now() >= deadline {
+                break;
+            }
             std::thread::sleep(Duration::from_millis(20));
         }
         for worker in &self.workers {
@@ -174,6 +195,7 @@ impl Daemon {
         let _ = self.desk.blocking_send(ToDesk::Stop);
         let _ = self.desk_thread.join();
         self.control.stop();
+        self.outcall.join();
         if let Some(model) = self.simulated {
             model.stop();
         }

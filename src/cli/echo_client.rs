@@ -5,6 +5,8 @@ use crate::base::id::WorkerId;
 use crate::base::limit;
 use crate::bus::command::{EchoOutcome, ToWorker, WorkerSender, desk_queue, worker_queue};
 use crate::bus::report::report_queue;
+use crate::bus::tool::tool_queue;
+use crate::config::url::redacted;
 use crate::proto::realtime::endpoint::{Endpoint, connect_url};
 use crate::proto::ws::Role;
 use crate::relay::desk::dial;
@@ -20,7 +22,8 @@ pub fn run(
     agent: &str,
     cases: Option<std::ops::RangeInclusive<u64>>,
 ) -> Result<(), String> {
-    let base = connect_url(url, "conformance", None).map_err(|error| format!("{url}: {error}"))?;
+    let base = connect_url(url, "conformance", None)
+        .map_err(|error| format!("{}: {error}", redacted(url)))?;
     let (orders, inbox) = worker_queue(64).map_err(|error| format!("no eventfd: {error}"))?;
     let (desk, _desk_inbox) = desk_queue(1);
     let (reports, _report_inbox) = report_queue(1);
@@ -29,6 +32,7 @@ pub fn run(
         inbox,
         desk,
         reports,
+        tools: tool_queue(1).0,
         clock: SystemClock::new(),
         grown_bytes_max: limit::GROWN_BYTES_BUDGET,
     };

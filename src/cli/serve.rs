@@ -20,6 +20,7 @@ pub fn run(config: Config) -> Result<(), String> {
         .build()
         .map_err(|error| format!("no runtime: {error}"))?;
     let drain = config.relay.drain;
+    let plain_streams = plain_streams(&config);
     let scheme = if config.listen.tls.is_some() {
         "https"
     } else {
@@ -30,7 +31,18 @@ pub fn run(config: Config) -> Result<(), String> {
         let mut signals = Signals::new().map_err(|error| format!("no signal handlers: {error}"))?;
         let daemon = Daemon::start(config, None)?;
         for alias in crate::base::route::STREAM_ALIASES {
-            tracing::info!(path = alias.pattern, mode = ?alias.mode, "stream route");
+            tracing::info!(
+                path = alias.pattern,
+                mode = alias.mode.label(),
+                "stream route"
+            );
+        }
+        for route in crate::control::router::ROUTES {
+            let methods = route.methods.join(", ");
+            tracing::info!(path = route.path, methods, does = route.does, "http route");
+        }
+        if let Some(warning) = plain_streams {
+            tracing::warn!("{warning}");
         }
         for address in daemon.addresses() {
             tracing::info!(address = %format_args!("{scheme}://{address}"), "listening");
@@ -55,6 +67,16 @@ pub fn run(config: Config) -> Result<(), String> {
         tracing::info!("stopped");
         Ok(())
     })
+}
+
+/// What to say where a webhook could answer with a `ws` URL, which no carrier takes.
+fn plain_streams(config: &Config) -> Option<&'static str> {
+    let listen = &config.listen;
+    let is_plain = listen.public_url.is_none() && listen.tls.is_none() && !listen.is_loopback();
+    is_plain.then_some(
+        "without listen.public_url (PUBLIC_URL) webhooks answer with the Host that they were asked by, as ws:// for a \
+         loopback name, and carriers take wss:// only",
+    )
 }
 
 struct Signals {
@@ -85,8 +107,25 @@ async fn drained(daemon: &Daemon, drain: Duration, signals: &mut Signals) {
         }
         tokio::select! {
             _ = tokio::time::sleep(Duration::from_millis(50)) => {}
+            // Live calls may outlast a certificate, and the listener still answers.
+            _ = signals.hangup.recv() => daemon.reload_tls(),
             _ = signals.interrupt.recv() => return,
             _ = signals.terminate.recv() => return,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bind_to_the_world_without_a_public_url_is_worth_a_warning() {
+        let mut config = Config::default();
+        assert!(plain_streams(&config).is_none(), "loopback");
+        config.listen.addresses = vec!["0.0.0.0".parse().expect("an address")];
+        assert!(plain_streams(&config).is_some());
+        config.listen.public_url = Some("https://voice.example.com".into());
+        assert!(plain_streams(&config).is_none());
     }
 }

@@ -1,12 +1,17 @@
 //! The machine, looked at before a port is bound: can this configuration run here?
 //!
 //! Shell. What only other modules can try (a ring, a certificate) comes in as `Probes`. Nothing is left behind:
-//! a directory is tried with a file that is removed again. DNS and the network are not asked.
+//! a directory is tried with a file that is removed again. The network is left alone, but for `dns`, which only a
+//! flag asks for.
 
+use super::url::is_loopback_host;
 use super::{Config, Problem, TlsFiles};
+use crate::proto::realtime::endpoint::connect_url;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::fs::OpenOptions;
+use std::net::IpAddr;
 use std::path::Path;
+use std::time::Duration;
 
 /// A good thing in a few words, or a problem.
 pub type Finding = Result<String, Problem>;
@@ -26,7 +31,8 @@ pub struct Probes {
 const KERNEL_MIN: (u32, u32) = (6, 1);
 /// From here on a ring wait can gather for a while (`min_wait_usec`).
 const KERNEL_MIN_WAIT: (u32, u32) = (6, 12);
-/// Descriptors beside those of calls: listeners, rings, files, control's connections.
+/// Descriptors beside those of calls and of counted connections: listeners, rings, files, the admin listener's connections,
+/// refusals being said, and for a moment the second descriptor of what changes hands.
 const DESCRIPTORS_SLACK: u64 = 512;
 /// Locked memory below which rings and their buffers may be refused, bytes.
 const LOCKED_BYTES_MIN: u64 = 1024 * 1024;
@@ -43,8 +49,9 @@ pub fn machine(config: &Config, probes: &Probes, now_unix_ms: u64) -> Vec<Findin
     let limit = |resource| getrlimit(resource).maximum.unwrap_or(u64::MAX);
     findings.push(descriptors(
         limit(Resource::Nofile),
-        config.relay.calls_max as u64,
-        config.listen.connections_max as u64,
+        config.relay.calls_max as u64 * sockets_per_call(config),
+        // The bound of the world does not hold this machine's own, which have the bound of one address.
+        (config.listen.connections_max + config.listen.connections_per_address) as u64,
     ));
     findings.push(locked_memory(limit(Resource::Memlock)));
     findings.push(directory("store.dir", &config.store.dir));
@@ -72,6 +79,40 @@ pub fn machine(config: &Config, probes: &Probes, now_unix_ms: u64) -> Vec<Findin
     }
     findings.push(clock(now_unix_ms));
     findings
+}
+
+/// Resolves a host and port, and says how many addresses it has.
+pub type Resolve = fn(&str, u16) -> std::io::Result<usize>;
+
+/// Whether DNS knows the model's host. `None` where there is nothing to ask: the simulated model, an address, a name of
+/// this machine. A warning at most: the name may be good once calls come.
+pub fn dns(config: &Config, resolve: Resolve, deadline: Duration) -> Option<Finding> {
+    let realtime = &config.realtime;
+    if realtime.simulated {
+        return None;
+    }
+    let endpoint = connect_url(&realtime.url, &realtime.model, realtime.temperature).ok()?;
+    let (host, port) = (endpoint.host, endpoint.port);
+    if is_loopback_host(&host) || host.parse::<IpAddr>().is_ok() {
+        return None;
+    }
+    let (answer, answered) = std::sync::mpsc::channel();
+    let asked = host.clone();
+    // The system's resolver has no deadline; a thread that waits too long is left to the end of the process.
+    std::thread::spawn(move || answer.send(resolve(&asked, port)));
+    let why = match answered.recv_timeout(deadline) {
+        Ok(Ok(addresses @ 1..)) => {
+            return Some(Ok(format!("dns: {host} is known ({addresses} addresses)")));
+        }
+        Ok(Ok(0)) => "it has no address".to_owned(),
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => format!("no answer in {} s", deadline.as_secs_f32()),
+    };
+    Some(Err(Problem::warning(
+        "dns",
+        format!("{host} can't be resolved: {why}"),
+        "Correct realtime.url, or this machine's resolver (/etc/resolv.conf).",
+    )))
 }
 
 /// Raises the soft descriptor limit to the hard one and returns it. A refusal leaves what there was.
@@ -132,26 +173,32 @@ fn ring(disabled: &str, probe: fn() -> Result<String, String>) -> Finding {
         .map_err(|why| Problem::error("io_uring", why, ""))
 }
 
-fn descriptors(hard: u64, calls_max: u64, connections_max: u64) -> Finding {
-    let needed = 2 * calls_max + DESCRIPTORS_SLACK;
+/// The carrier's leg and the model's; the simulated model has its own end of that in the same process.
+fn sockets_per_call(config: &Config) -> u64 {
+    if config.realtime.simulated { 3 } else { 2 }
+}
+
+/// `sockets` of calls, and `connections` that are no calls (yet), with the desk or with control.
+fn descriptors(hard: u64, sockets: u64, connections: u64) -> Finding {
+    let needed = sockets + DESCRIPTORS_SLACK;
     if hard < needed {
         return Err(Problem::error(
             "descriptors",
-            format!("the limit is {hard}, and {calls_max} calls need {needed}"),
+            format!("the limit is {hard}, and relay.calls_max needs {needed}"),
             "Raise it (LimitNOFILE= in the unit, ulimit -Hn) or lower relay.calls_max.",
         ));
     }
-    if hard < needed + connections_max {
+    if hard < needed + connections {
         return Err(Problem::warning(
             "descriptors",
             format!(
-                "the limit is {hard}: with {calls_max} calls there is no room for {connections_max} more connections"
+                "the limit is {hard}: calls may take {needed}, which leaves no room for {connections} more connections"
             ),
-            "Raise it (LimitNOFILE= in the unit) or lower listen.connections_max.",
+            "Raise it (LimitNOFILE= in the unit) or lower listen.connections_max or listen.connections_per_address.",
         ));
     }
     Ok(format!(
-        "descriptors: {} allowed, {needed} needed for {calls_max} calls",
+        "descriptors: {} allowed, {needed} needed for calls",
         amount(hard)
     ))
 }
@@ -264,15 +311,15 @@ mod tests {
     #[test]
     fn descriptors_must_do_for_the_calls_and_should_for_the_rest() {
         assert_eq!(
-            severity(&descriptors(2_511, 1_000, 100)),
+            severity(&descriptors(2_511, 2_000, 100)),
             Some(Severity::Error)
         );
         assert_eq!(
-            severity(&descriptors(2_512, 1_000, 100)),
+            severity(&descriptors(2_512, 2_000, 100)),
             Some(Severity::Warning)
         );
-        assert_eq!(severity(&descriptors(2_612, 1_000, 100)), None);
-        assert_eq!(severity(&descriptors(u64::MAX, 100_000, 65_536)), None);
+        assert_eq!(severity(&descriptors(2_612, 2_000, 100)), None);
+        assert_eq!(severity(&descriptors(u64::MAX, 200_000, 65_536)), None);
     }
 
     #[test]
@@ -296,6 +343,44 @@ mod tests {
     fn a_clock_that_was_never_set_is_an_error() {
         assert_eq!(severity(&clock(0)), Some(Severity::Error));
         assert_eq!(severity(&clock(CLOCK_MIN_UNIX_MS)), None);
+    }
+
+    #[test]
+    fn dns_is_asked_for_names_of_others_alone_and_only_warns() {
+        let ask = |url: &str, simulated, resolve| {
+            let mut config = Config::default();
+            config.realtime.url = url.into();
+            config.realtime.simulated = simulated;
+            dns(&config, resolve, Duration::from_secs(60))
+        };
+        let never: Resolve = |host, _| panic!("asked for {host}");
+        for url in [
+            "ws://localhost:1/x",
+            "wss://192.0.2.1",
+            "wss://[2001:db8::1]/",
+        ] {
+            assert_eq!(ask(url, false, never), None, "{url}");
+        }
+        assert_eq!(ask("wss://model.example", true, never), None);
+        let finding = ask("wss://model.example", false, |host, port| {
+            assert_eq!((host, port), ("model.example", 443));
+            Ok(2)
+        });
+        assert!(finding.is_some_and(|f| f.is_ok_and(|text| text.contains("model.example"))));
+        let refusals: [Resolve; 2] = [|_, _| Ok(0), |_, _| Err(std::io::Error::other("no"))];
+        for resolve in refusals {
+            let finding = ask("wss://model.example", false, resolve).expect("asked");
+            assert_eq!(severity(&finding), Some(Severity::Warning));
+        }
+        // One that never answers.
+        let mut config = Config::default();
+        config.realtime.url = "wss://model.example".into();
+        config.realtime.simulated = false;
+        let never: Resolve = |_, _| loop {
+            std::thread::park();
+        };
+        let finding = dns(&config, never, Duration::from_millis(1)).expect("asked");
+        assert_eq!(severity(&finding), Some(Severity::Warning));
     }
 
     #[test]

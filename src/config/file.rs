@@ -59,6 +59,8 @@ pub struct Values {
     lists: BTreeMap<&'static str, (Vec<Values>, Source)>,
     /// A list's table in which a problem was found: what else is wrong with it would mostly follow from that.
     pub is_broken: bool,
+    /// The file is not TOML: what it seems to say may be a piece of something else, even of a secret.
+    is_guess: bool,
 }
 
 impl Values {
@@ -76,6 +78,7 @@ impl Values {
             keys: keys.iter().filter_map(of_key).collect(),
             lists: BTreeMap::new(),
             is_broken: false,
+            is_guess: false,
         }
     }
 
@@ -180,6 +183,11 @@ impl Values {
                 None => "unset".into(),
                 Some(Value::Text(s)) if key.kind.is_secret() => set_or_not(s.is_empty()).into(),
                 Some(Value::List(l)) if key.kind.is_secret() => set_or_not(l.is_empty()).into(),
+                Some(Value::Text(_) | Value::List(_))
+                    if self.is_guess && matches!(self.source(key.path), Source::File(_)) =>
+                {
+                    "not shown: the file can't be read".into()
+                }
                 Some(Value::Text(s)) => format!("{:?}", showable(key, s)),
                 Some(Value::List(l)) => {
                     let texts: Vec<_> = l.iter().map(|s| showable(key, s)).collect();
@@ -404,15 +412,36 @@ pub fn apply(values: &mut Values, name: &str, text: &str, problems: &mut Vec<Pro
                 fix: "Correct the line; texts stand in quotes, lists in square brackets.".into(),
             });
         }
+        // The rest is still good to judge the machine by, but what else is wrong may be a trace of the first error.
+        let mut traces = Vec::new();
+        values.is_guess = true;
+        read(values, name, &line_of, root.get_ref(), &mut traces);
+        // A text that runs on over lines is an open quote.
+        for (path, default) in Values::defaults().keys {
+            if matches!(values.keys.get(path), Some((Value::Text(text), Source::File(_))) if text.contains('\n'))
+            {
+                values.keys.insert(path, default);
+            }
+        }
         return;
     }
+    read(values, name, &line_of, root.get_ref(), problems);
+}
+
+fn read(
+    values: &mut Values,
+    name: &str,
+    line_of: &dyn Fn(usize) -> usize,
+    root: &DeTable<'_>,
+    problems: &mut Vec<Problem>,
+) {
     let mut reader = Reader {
         values,
         name,
-        line_of: &line_of,
+        line_of,
         problems,
     };
-    reader.table("", root.get_ref());
+    reader.table("", root);
 }
 
 struct Reader<'a> {
@@ -593,6 +622,26 @@ mod tests {
         let text = format!("{problems:?}");
         assert!(text.contains("line 2"), "{text}");
         assert!(!text.contains("hidden"), "{text}");
+    }
+
+    #[test]
+    fn a_syntax_error_leaves_the_other_lines_to_judge_by() {
+        let (values, problems) = read("[listen]\nport = 3001\n[relay]\ncalls_max = 7 x\n");
+        assert!(!problems.is_empty());
+        assert_eq!(values.integer("listen.port"), 3001);
+    }
+
+    #[test]
+    fn an_open_quote_shows_no_secret_behind_it() {
+        for quote in ["\"", "\"\"\"", "'", "'''"] {
+            let text = format!(
+                "[realtime]\nmodel = {quote}x\napi_key = \"sk-hidden\"\n[log]\nlevel = \"info\"\n"
+            );
+            let (values, problems) = read(&text);
+            assert!(!problems.is_empty());
+            assert!(!format!("{problems:?}{:?}", values.shown()).contains("hidden"));
+            assert!(!values.text("realtime.model").contains("hidden"));
+        }
     }
 
     #[test]

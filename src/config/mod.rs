@@ -98,6 +98,8 @@ pub fn has_errors(problems: &[Problem]) -> bool {
 pub struct Loaded {
     /// Proven, unless there was an error.
     pub config: Option<Config>,
+    /// What could be proven, with defaults in place of what is wrong: to judge the machine by, never to run with.
+    pub judged: Config,
     /// Everything found, in order: syntax, then unknown keys and kinds, then what does not fit together.
     pub problems: Vec<Problem>,
     /// Every key, its value as it may be shown, and where it came from.
@@ -145,7 +147,8 @@ pub fn load_text(text: Option<&str>, name: &str, vars: &env::Vars) -> Loaded {
     env::apply(&mut values, vars, &mut problems);
     let config = prove::prove(&values, vars, &mut problems);
     Loaded {
-        config: (!has_errors(&problems)).then_some(config),
+        config: (!has_errors(&problems)).then(|| config.clone()),
+        judged: config,
         problems,
         shown: values.shown(),
         file: None,

@@ -5,7 +5,7 @@
 
 use super::env::Vars;
 use super::file::Values;
-use super::schema::REALTIME_URL;
+use super::schema::{REALTIME_URL, find};
 use super::url::{Url, is_loopback_host};
 use super::{
     Carrier, Config, Dev, EndpointConfig, Listen, Log, Problem, Realtime, Relay, Secret, Store,
@@ -89,6 +89,8 @@ impl Prover<'_> {
                 "the path is empty",
                 "Write a path or leave the key out.",
             );
+            let default = find(key).and_then(|key| key.default);
+            return PathBuf::from(default.unwrap_or("."));
         }
         PathBuf::from(text)
     }

@@ -2,6 +2,7 @@
 //!
 //! A handler returns an `ApiError`; the outermost layer (`router::finish`), which knows the request's id, writes it out.
 
+use crate::proto::http::head::HeadError;
 use axum::Json;
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
@@ -25,6 +26,16 @@ impl ApiError {
             status,
             message,
             headers: &[],
+        }
+    }
+
+    /// For a head that the strict parser refuses.
+    pub fn of_head(error: HeadError) -> Self {
+        let status = StatusCode::from_u16(error.status()).unwrap_or(StatusCode::BAD_REQUEST);
+        Self {
+            status,
+            message: error.message(),
+            headers: &[("connection", "close")],
         }
     }
 
@@ -84,6 +95,7 @@ pub fn code(status: StatusCode) -> &'static str {
         429 => "too_many_requests",
         431 => "headers_too_large",
         503 => "unavailable",
+        505 => "http_version",
         _ if status.is_server_error() => "internal",
         _ => "refused",
     }

@@ -17,22 +17,25 @@ pub mod report;
 pub mod router;
 pub mod status;
 pub mod stream;
+pub mod strict;
 pub mod webhook;
 
 use crate::base::limit::{HEAD_BYTES_MAX, HEAD_DEADLINE, HEADERS_MAX};
 use crate::base::time::{Clock, Now};
 use crate::bus::command::{DeskSender, WorkerSender};
 use crate::bus::directory::{Directory, SharedDirectory};
-use crate::bus::report::{HttpInbox, ReportInbox, ReportSender};
+use crate::bus::report::{HttpConnection, HttpInbox, ReportInbox, ReportSender};
 use crate::config::Config;
 use crate::transport::clock::SystemClock;
 use crate::transport::stream::Stream;
 use axum::Router;
+use axum::http::header::{CONNECTION, UPGRADE};
+use axum::http::{HeaderValue, StatusCode};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use metrics_exporter_prometheus::PrometheusHandle;
 use report::Calls;
-use router::Peer;
+use router::{BadHead, Peer};
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
@@ -40,6 +43,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
+use strict::StrictHeads;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, oneshot};
@@ -221,16 +225,16 @@ async fn upkeep(shared: Arc<Shared>) {
     }
 }
 
-/// Serves connections that the desk hands over. More than `listen.connections_max` at once are closed.
+/// Serves connections that the desk hands over, which counts them until they end.
 async fn serve_main(mut inbox: HttpInbox, shared: Arc<Shared>) {
-    let places = Arc::new(Semaphore::new(shared.config.listen.connections_max));
     let router = router::main(shared);
-    while let Some(established) = inbox.recv().await {
-        let Ok(place) = places.clone().try_acquire_owned() else {
-            tracing::warn!("too many HTTP connections: one was closed");
-            continue;
-        };
-        let stream = match Stream::from_established(*established) {
+    while let Some(connection) = inbox.recv().await {
+        let HttpConnection {
+            established,
+            place,
+            keep_alive,
+        } = *connection;
+        let stream = match Stream::from_established(established) {
             Ok(stream) => stream,
             Err(error) => {
                 tracing::debug!(%error, "a connection from the desk could not be taken over");
@@ -240,7 +244,7 @@ async fn serve_main(mut inbox: HttpInbox, shared: Arc<Shared>) {
         let peer = stream.peer_addr();
         let router = router.clone();
         tokio::spawn(async move {
-            serve_connection(stream, peer, router).await;
+            serve_connection(stream, peer, router, keep_alive).await;
             drop(place);
         });
     }
@@ -256,7 +260,7 @@ async fn serve_admin(listener: TcpListener, router: Router) {
             Ok((stream, peer)) => {
                 let router = router.clone();
                 tokio::spawn(async move {
-                    serve_connection(stream, Some(peer), router).await;
+                    serve_connection(stream, Some(peer), router, true).await;
                     drop(place);
                 });
             }
@@ -269,27 +273,36 @@ async fn serve_admin(listener: TcpListener, router: Router) {
     }
 }
 
-/// One connection, request after request, until it ends or is upgraded.
-async fn serve_connection<S>(stream: S, peer: Option<SocketAddr>, router: Router)
+/// One connection, request after request, until it ends or is upgraded. Without `keep_alive` after the first.
+async fn serve_connection<S>(stream: S, peer: Option<SocketAddr>, router: Router, keep_alive: bool)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let stream = StrictHeads::new(stream);
+    let verdict = stream.verdict();
     let service = service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
         request.extensions_mut().insert(Peer(peer));
+        if let Some(error) = verdict.of(request.uri().path()) {
+            request.extensions_mut().insert(BadHead(error));
+        }
+        // Behind an upgrade that is refused nothing is read any more.
+        let last = !keep_alive || request.headers().contains_key(UPGRADE);
         let router = router.clone();
         async move {
-            Ok::<_, Infallible>(
-                router
-                    .oneshot(request)
-                    .await
-                    .unwrap_or_else(|never| match never {}),
-            )
+            let answered = router.oneshot(request).await;
+            let mut response = answered.unwrap_or_else(|never| match never {});
+            if last && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+                let connection = response.headers_mut().entry(CONNECTION);
+                connection.or_insert(HeaderValue::from_static("close"));
+            }
+            Ok::<_, Infallible>(response)
         }
     });
     let served = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_DEADLINE)
-        // The first head has passed the desk, those after it have not.
+        // A client that has said all it wants may end its side and still be answered.
+        .half_close(true)
         .max_headers(HEADERS_MAX)
         .max_header_size(HEAD_BYTES_MAX)
         .serve_connection(TokioIo::new(stream), service)

@@ -9,17 +9,42 @@ use crate::call::{Fact, Report};
 use crate::telemetry::log::{brief, mask_number};
 use crate::telemetry::meter::rate_limit;
 use crate::telemetry::name::side;
-use std::sync::Mutex;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard};
 
 /// Parameters of our own TwiML that hold a phone number.
 const NUMBERS: [&str; 2] = ["from", "to"];
 
-/// What is remembered of calls that ended.
+/// Parameters that hold a secret.
+const SECRETS: [&str; 2] = ["ticket", "token"];
+/// Live calls that are remembered; reports can be lost under load, so an end may not be seen.
+const LIVE_MAX: usize = 16 * 1024;
+/// Of each call, parameters and characters of one's name or value.
+const PARAMETERS_MAX: usize = 16;
+const PARAMETER_CHARS_MAX: usize = 64;
+
+/// What is remembered of calls: the live ones, and the last that ended.
 #[derive(Debug, Default)]
 pub struct Calls {
+    live: Mutex<BTreeMap<String, LiveCall>>,
     ended: AtomicU64,
     last: Mutex<Option<LastEnded>>,
+}
+
+/// A live call, as far as it has told of itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LiveCall {
+    /// What its path does with it.
+    pub mode: &'static str,
+    /// When it came, milliseconds since 1970.
+    pub since_unix_ms: u64,
+    /// From `start`.
+    pub stream_sid: String,
+    /// From `start`.
+    pub call_sid: String,
+    /// From `start`: cut short, without secrets, numbers masked.
+    pub parameters: Vec<(String, String)>,
 }
 
 /// The call that ended last.
@@ -47,7 +72,53 @@ impl Calls {
             .unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
+    /// The first `max` live calls by id.
+    pub fn live(&self, max: usize) -> Vec<(String, LiveCall)> {
+        let live = self.lock_live();
+        let first = live.iter().take(max);
+        first.map(|(id, call)| (id.clone(), call.clone())).collect()
+    }
+
+    fn lock_live(&self) -> MutexGuard<'_, BTreeMap<String, LiveCall>> {
+        self.live
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    fn note_live(&self, report: &Report) {
+        let id = report.call_id.as_str();
+        let mut live = self.lock_live();
+        match &report.fact {
+            Fact::Admitted { mode } if live.len() < LIVE_MAX => {
+                let call = LiveCall {
+                    mode: mode.label(),
+                    since_unix_ms: report.at.unix_ms,
+                    ..LiveCall::default()
+                };
+                live.insert(id.to_owned(), call);
+            }
+            Fact::Started {
+                stream_sid,
+                call_sid,
+                parameters,
+            } => {
+                if let Some(call) = live.get_mut(id) {
+                    call.stream_sid = stream_sid.as_str().to_owned();
+                    call.call_sid = call_sid
+                        .map(|sid| sid.as_str().to_owned())
+                        .unwrap_or_default();
+                    call.parameters = shown(parameters);
+                }
+            }
+            Fact::Ended { .. } => {
+                live.remove(id);
+            }
+            _ => {}
+        }
+    }
+
     fn note(&self, report: &Report) {
+        self.note_live(report);
         if let Fact::Ended { reason, .. } = &report.fact {
             self.ended.fetch_add(1, Ordering::Relaxed);
             let last = LastEnded {
@@ -61,6 +132,18 @@ impl Calls {
                 .unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(last);
         }
     }
+}
+
+/// Parameters as they may be shown and logged.
+fn shown(parameters: &[(String, String)]) -> Vec<(String, String)> {
+    let short = |text: &str| -> String { text.chars().take(PARAMETER_CHARS_MAX).collect() };
+    let open = parameters
+        .iter()
+        .filter(|(name, _)| !SECRETS.contains(&name.as_str()));
+    open.take(PARAMETERS_MAX)
+        // A number may stand under any name.
+        .map(|(name, value)| (short(name), mask_number(value)))
+        .collect()
 }
 
 /// Takes reports until all workers are gone. A tap that is full or gone misses reports: it is a view, not a record.
@@ -88,7 +171,12 @@ fn log(report: &Report) {
             };
             let [from, to] = NUMBERS.map(number);
             let call_sid = call_sid.as_ref().map(|sid| sid.as_str());
-            tracing::info!(call, %stream_sid, call_sid, from, to, "call started");
+            let mut others = shown(parameters);
+            others.retain(|(name, _)| !NUMBERS.contains(&name.as_str()));
+            tracing::info!(call, %stream_sid, call_sid, from, to, parameters = ?others, "call started");
+        }
+        Fact::Admitted { mode } => {
+            tracing::info!(call, mode = mode.label(), "stream with its worker");
         }
         Fact::SessionReady { session_id, .. } => {
             let session_id = &*brief(session_id);
@@ -146,6 +234,15 @@ fn log(report: &Report) {
                 first_byte_ms = ms(turn.first_byte),
                 first_mark_ms = ms(turn.first_mark),
                 "turn"
+            );
+        }
+        // What the model called it is its words; how it went is ours.
+        Fact::ToolFinished { outcome, took, .. } => {
+            tracing::info!(
+                call,
+                outcome = outcome.label(),
+                ms = took.as_millis() as u64,
+                "tool call answered"
             );
         }
         Fact::RateLimit {
@@ -211,6 +308,7 @@ fn log(report: &Report) {
         }
         // A digit may belong to a PIN; deltas and marks are many and say nothing that their wholes do not.
         Fact::Dtmf { .. } => tracing::debug!(call, "key pressed"),
+        Fact::NoteTaken { .. } => tracing::debug!(call, "note taken"),
         Fact::TranscriptDelta { .. } | Fact::MarkReturned { .. } => {}
     }
 }
@@ -219,6 +317,7 @@ fn log(report: &Report) {
 mod tests {
     use super::*;
     use crate::base::id::ItemId;
+    use crate::base::route::StreamMode;
     use crate::base::time::Now;
     use crate::bus::report::report_queue;
     use crate::call::{EndReason, Speaker, Stats};
@@ -258,6 +357,34 @@ mod tests {
         assert_eq!(tapped.recv().await, Some(dtmf));
         assert_eq!(tapped.recv().await, Some(ended()));
         assert_eq!(tapped.recv().await, None);
+    }
+
+    #[tokio::test]
+    async fn live_calls_are_listed_with_their_mode_and_what_start_said() {
+        let calls = Calls::default();
+        calls.note(&report(Fact::Admitted {
+            mode: StreamMode::Simple,
+        }));
+        assert_eq!(calls.live(9)[0].1.mode, "simple");
+        calls.note(&report(Fact::Started {
+            stream_sid: crate::base::id::StreamSid::new("MZ1").expect("fits"),
+            call_sid: crate::base::id::CallSid::new("CA1"),
+            parameters: vec![
+                ("ticket".into(), "secret".into()),
+                ("campaign".into(), "spring".into()),
+                ("from".into(), "+14155550100".into()),
+            ],
+        }));
+        let (id, call) = calls.live(9).remove(0);
+        assert_eq!((id.as_str(), call.call_sid.as_str()), ("c1", "CA1"));
+        let parameters: Vec<_> = call
+            .parameters
+            .iter()
+            .map(|(_, value)| value.as_str())
+            .collect();
+        assert_eq!(parameters, ["spring", "+1415*****00"]);
+        calls.note(&ended());
+        assert!(calls.live(9).is_empty());
     }
 
     #[tokio::test]

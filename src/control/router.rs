@@ -7,6 +7,7 @@ use super::Shared;
 use super::error::{ApiError, of_status};
 use super::{status, stream, webhook};
 use crate::base::route::STREAM_ALIASES;
+use crate::proto::http::head::HeadError;
 use crate::telemetry::http_meter;
 use crate::telemetry::log::HTTP;
 use axum::Router;
@@ -32,6 +33,14 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// The peer of a request's connection.
 #[derive(Clone, Copy, Debug)]
 pub struct Peer(pub Option<SocketAddr>);
+
+/// A request that stands for one whose head was refused.
+#[derive(Clone, Copy, Debug)]
+pub struct BadHead(pub HeadError);
+
+/// The id of a request, for those who answer beside `finish`.
+#[derive(Clone, Debug)]
+pub struct RequestId(pub String);
 
 /// One of control's own paths. (Stream paths stand in `base::route`.)
 #[derive(Clone, Copy, Debug)]
@@ -121,7 +130,7 @@ pub fn main(shared: Arc<Shared>) -> Router {
 /// Health and metrics only, for the admin listener.
 pub fn admin(shared: Arc<Shared>) -> Router {
     let router = Router::new()
-        .route("/health", get(status::health))
+        .route("/health", get(status::health_for_admin))
         .route("/livez", get(status::livez))
         .route("/readyz", get(status::readyz))
         .route("/metrics", get(status::metrics))
@@ -173,15 +182,28 @@ fn log_panic(panic: &(dyn Any + Send)) {
 }
 
 /// The outermost layer.
-async fn finish(shared: Arc<Shared>, deadline: Duration, request: Request, next: Next) -> Response {
+async fn finish(
+    shared: Arc<Shared>,
+    deadline: Duration,
+    mut request: Request,
+    next: Next,
+) -> Response {
     let id = request_id(&shared, &request);
+    request.extensions_mut().insert(RequestId(id.clone()));
     let method = request.method().clone();
     let route = request
         .extensions()
         .get::<MatchedPath>()
         .map_or_else(|| "unmatched".to_owned(), |path| path.as_str().to_owned());
     let begun = shared.now().mono;
-    let mut response = match tokio::time::timeout(deadline, next.run(request)).await {
+    let bad = request.extensions().get::<BadHead>().copied();
+    let answering = async move {
+        match bad {
+            Some(BadHead(error)) => ApiError::of_head(error).into_response(),
+            None => next.run(request).await,
+        }
+    };
+    let mut response = match tokio::time::timeout(deadline, answering).await {
         Ok(response) => response,
         Err(_) => {
             // The body may still be coming: the connection can't be used again.

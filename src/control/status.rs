@@ -11,10 +11,13 @@ use axum::http::header::{CONTENT_TYPE, HOST};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Prometheus' text format, as its own clients name it.
 const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+/// Live calls in one answer.
+const LISTED_MAX: usize = 100;
 /// What proxies add: a request that has been forwarded is not from this machine, whatever its Host says.
 const FORWARDING: [&str; 4] = [
     "forwarded",
@@ -24,8 +27,46 @@ const FORWARDING: [&str; 4] = [
 ];
 
 /// Everything at a glance; 200 as long as the process answers.
-pub async fn health(State(shared): State<Arc<Shared>>) -> Json<Value> {
-    Json(report(&shared))
+/// From this machine it lists the live calls.
+pub async fn health(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Json<Value> {
+    let mut report = report(&shared);
+    if is_local(&shared, &headers) {
+        report["calls"] = live_calls(&shared);
+    }
+    Json(report)
+}
+
+/// The same on the admin listener, which is for those who may see it all.
+pub async fn health_for_admin(State(shared): State<Arc<Shared>>) -> Json<Value> {
+    let mut report = report(&shared);
+    report["calls"] = live_calls(&shared);
+    Json(report)
+}
+
+fn live_calls(shared: &Shared) -> Value {
+    let calls = shared.calls.live(LISTED_MAX).into_iter();
+    let listed = calls.map(|(id, call)| {
+        json!({
+            "callId": id,
+            "mode": call.mode,
+            "sinceUnixMs": call.since_unix_ms,
+            "streamSid": call.stream_sid,
+            "callSid": call.call_sid,
+            "parameters": call.parameters.into_iter().collect::<BTreeMap<_, _>>(),
+        })
+    });
+    listed.collect()
+}
+
+/// Asked by a loopback name of a loopback listener, and not through a proxy or tunnel that makes the whole world look
+/// local.
+fn is_local(shared: &Shared, headers: &HeaderMap) -> bool {
+    let host = headers.get(HOST).and_then(|host| host.to_str().ok());
+    let is_local_name = host
+        .and_then(|host| split_port(host).ok())
+        .is_some_and(|(host, _)| is_loopback_host(host));
+    let is_forwarded = FORWARDING.iter().any(|name| headers.contains_key(*name));
+    shared.config.listen.is_loopback() && is_local_name && !is_forwarded
 }
 
 /// `/health`'s body.
@@ -77,12 +118,7 @@ pub async fn metrics_if_local(
     State(shared): State<Arc<Shared>>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let host = headers.get(HOST).and_then(|host| host.to_str().ok());
-    let is_local_name = host
-        .and_then(|host| split_port(host).ok())
-        .is_some_and(|(host, _)| is_loopback_host(host));
-    let is_forwarded = FORWARDING.iter().any(|name| headers.contains_key(*name));
-    if !shared.config.listen.is_loopback() || !is_local_name || is_forwarded {
+    if !is_local(&shared, &headers) {
         return Err(super::error::of_status(StatusCode::NOT_FOUND));
     }
     Ok(metrics(State(shared)).await)

@@ -3,26 +3,31 @@
 
 use super::Shared;
 use super::error::{ApiError, code, of_status};
-use super::router::Peer;
+use super::router::{Peer, RequestId};
 use super::status;
+use super::strict::StrictHeads;
 use crate::base::route::{Resolved, resolve};
 use crate::bus::command::{AdmitAnswer, ToDesk};
 use crate::transport::Established;
 use crate::transport::stream::Stream;
 use axum::Json;
-use axum::body::Body;
+use axum::body::{Body, to_bytes};
 use axum::extract::{Request, State};
 use axum::http::header::{CONNECTION, CONTENT_TYPE, SEC_WEBSOCKET_ACCEPT, UPGRADE};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
+use http_body_util::LengthLimitError;
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
+use std::error::Error as _;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
+/// A body that nobody wants is read up to this.
+const POST_BYTES_MAX: usize = 64 * 1024;
 /// How long the desk may take to decide.
 const ADMIT_DEADLINE: Duration = Duration::from_secs(5);
 /// How long the 101 may take to be written.
@@ -37,6 +42,17 @@ const NEEDS_UPGRADE: ApiError = ApiError {
         ("sec-websocket-version", "13"),
     ],
 };
+/// The connection can't be used again after either.
+const BROKEN_BODY: ApiError = ApiError {
+    status: StatusCode::BAD_REQUEST,
+    message: "The request's body is broken.",
+    headers: &[("connection", "close")],
+};
+const LONG_BODY: ApiError = ApiError {
+    status: StatusCode::PAYLOAD_TOO_LARGE,
+    message: "The request's body is too long.",
+    headers: &[("connection", "close")],
+};
 const DESK_BUSY: ApiError = ApiError::new(
     StatusCode::SERVICE_UNAVAILABLE,
     "The front desk is busy; try again.",
@@ -50,9 +66,21 @@ pub async fn get(State(shared): State<Arc<Shared>>, request: Request) -> Respons
     NEEDS_UPGRADE.into_response()
 }
 
-/// POST on a stream's path: a health check.
-pub async fn post(State(shared): State<Arc<Shared>>) -> Json<Value> {
-    Json(status::report(&shared))
+/// POST on a stream's path: a health check. Its body is of no interest, but must be whole and short.
+pub async fn post(
+    State(shared): State<Arc<Shared>>,
+    request: Request,
+) -> Result<Json<Value>, ApiError> {
+    to_bytes(request.into_body(), POST_BYTES_MAX)
+        .await
+        .map_err(|error| {
+            let source = error.source();
+            match source.is_some_and(|source| source.is::<LengthLimitError>()) {
+                true => LONG_BODY,
+                false => BROKEN_BODY,
+            }
+        })?;
+    Ok(Json(status::report(&shared)))
 }
 
 /// Whatever no route takes. An upgrade gets the desk's refusal and the connection ends, like one at the door.
@@ -76,6 +104,7 @@ pub async fn fallback(State(shared): State<Arc<Shared>>, request: Request) -> Re
 
 /// Whether the client asks for a WebSocket. What is wrong with the request besides is the desk's to say.
 fn is_upgrade(headers: &HeaderMap) -> bool {
+    // Without `Connection: upgrade` it is a broken one, for the desk to refuse as it would at the door.
     let has_token = |name: HeaderName, token: &str| {
         headers
             .get_all(name)
@@ -84,15 +113,17 @@ fn is_upgrade(headers: &HeaderMap) -> bool {
             .flat_map(|value| value.split(','))
             .any(|part| part.trim().eq_ignore_ascii_case(token))
     };
-    has_token(UPGRADE, "websocket") && has_token(CONNECTION, "upgrade")
+    has_token(UPGRADE, "websocket")
 }
 
 async fn admit(shared: &Shared, mut request: Request) -> Response {
     let peer = request.extensions().get::<Peer>().and_then(|peer| peer.0);
     let (answer, decision) = oneshot::channel();
+    let request_id = request.extensions().get::<RequestId>();
     let order = ToDesk::Admit {
         head: write_head(&request),
         peer,
+        request_id: request_id.map_or_else(String::new, |id| id.0.clone()),
         answer,
     };
     if shared.desk.try_send(order).is_err() {
@@ -113,20 +144,33 @@ async fn admit(shared: &Shared, mut request: Request) -> Response {
             headers.insert(SEC_WEBSOCKET_ACCEPT, accept);
             response
         }
-        Ok(Ok(AdmitAnswer::Refuse { status, body })) => refuse(status, body),
+        Ok(Ok(AdmitAnswer::Refuse {
+            status,
+            headers,
+            body,
+        })) => refuse(status, headers, body),
         Ok(Err(_)) | Err(_) => DESK_BUSY.into_response(),
     }
 }
 
-fn refuse(status: u16, body: String) -> Response {
+/// The desk's refusal as the desk itself would write it.
+fn refuse(status: u16, lines: Vec<(&'static str, String)>, body: String) -> Response {
     let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut response = (status, body).into_response();
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    headers.insert(CONNECTION, HeaderValue::from_static("close"));
-    if status == StatusCode::UPGRADE_REQUIRED {
-        headers.insert("sec-websocket-version", HeaderValue::from_static("13"));
+    let mut connection = "close";
+    for (name, value) in lines {
+        let name = name.to_ascii_lowercase();
+        if name == "upgrade" {
+            // RFC 9110 section 7.8: an Upgrade is listed in Connection.
+            connection = "close, Upgrade";
+        }
+        if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(value)) {
+            headers.insert(name, value);
+        }
     }
+    headers.insert(CONNECTION, HeaderValue::from_static(connection));
     tracing::debug!(code = code(status), "an upgrade was refused");
     response
 }
@@ -170,10 +214,12 @@ async fn hand_over(desk: crate::bus::command::DeskSender, upgrade: OnUpgrade, ti
 }
 
 fn established(upgraded: Upgraded) -> Option<Established> {
-    let parts = upgraded.downcast::<TokioIo<Stream>>().ok()?;
-    let mut established = parts.io.into_inner().into_established().ok()?;
-    // What hyper had read past the request comes before what the stream still holds.
-    established.plaintext.splice(..0, parts.read_buf);
+    let parts = upgraded.downcast::<TokioIo<StrictHeads<Stream>>>().ok()?;
+    let (stream, held) = parts.io.into_inner().into_parts();
+    let mut established = stream.into_established().ok()?;
+    // In the order of arrival: what hyper had read past the request, what was held back, what the stream has.
+    let early = parts.read_buf.iter().copied().chain(held);
+    established.plaintext.splice(..0, early);
     Some(established)
 }
 
@@ -201,14 +247,15 @@ mod tests {
     }
 
     #[test]
-    fn half_an_upgrade_is_none() {
+    fn another_protocol_is_no_upgrade() {
         let mut headers = HeaderMap::new();
-        headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
-        assert!(!is_upgrade(&headers));
-        headers.insert(CONNECTION, HeaderValue::from_static("keep-alive"));
-        assert!(!is_upgrade(&headers));
-        headers.insert(UPGRADE, HeaderValue::from_static("h2c"));
         headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
         assert!(!is_upgrade(&headers));
+        headers.insert(UPGRADE, HeaderValue::from_static("h2c"));
+        assert!(!is_upgrade(&headers));
+        headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+        assert!(is_upgrade(&headers));
+        headers.remove(CONNECTION);
+        assert!(is_upgrade(&headers), "broken, and the desk says so");
     }
 }

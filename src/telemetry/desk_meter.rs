@@ -4,13 +4,15 @@ use metrics::{counter, gauge};
 
 /// Upgrade requests answered with anything but 101, by `reason`.
 pub const REJECTED_UPGRADES: &str = "voxrelay_rejected_upgrades_total";
+/// Requests answered with an error before anything is known of them but that they came, by `reason`.
+pub const REJECTED_REQUESTS: &str = "voxrelay_rejected_requests_total";
 /// Streams handed to a worker.
 pub const ADMITTED: &str = "voxrelay_admitted_streams_total";
 /// Connections accepted.
 pub const CONNECTIONS: &str = "voxrelay_connections_total";
 /// Connections closed before a whole request came, by `reason`.
 pub const CONNECTIONS_LOST: &str = "voxrelay_connections_lost_total";
-/// Connections that are with the desk now.
+/// Connections that are with the desk or with control now, not yet known to be calls.
 pub const CONNECTIONS_OPEN: &str = "voxrelay_desk_connections";
 /// Failed accepts, by `reason`.
 pub const ACCEPT_ERRORS: &str = "voxrelay_accept_errors_total";
@@ -33,6 +35,11 @@ impl DeskMeter {
         counter!(REJECTED_UPGRADES, "reason" => reason).increment(1);
     }
 
+    /// A connection or a plain request was refused: a cap, a slow head, a bad head on a kept-alive connection.
+    pub fn rejected_request(self, reason: &'static str) {
+        counter!(REJECTED_REQUESTS, "reason" => reason).increment(1);
+    }
+
     /// A stream went to a worker.
     pub fn admitted(self) {
         counter!(ADMITTED).increment(1);
@@ -44,7 +51,7 @@ impl DeskMeter {
         self.open(open);
     }
 
-    /// How many connections are with the desk now.
+    /// How many connections are with the desk or control now.
     pub fn open(self, open: usize) {
         gauge!(CONNECTIONS_OPEN).set(open as f64);
     }

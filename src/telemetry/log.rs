@@ -1,10 +1,10 @@
-//! Logging: levels error, warn, info, http, debug; text or JSON; numbers masked.
+//! Logging: levels error, warn, info, http, debug; text (with colours on a terminal) or JSON; numbers masked.
 //!
 //! Shell. Lines go through a bounded queue to a thread of their own, so that nobody waits for stderr; when the
 //! queue is full the line is dropped. `http` lies between info and debug: events of the target `http`.
 
 use std::borrow::Cow;
-use std::io::Write;
+use std::io::{IsTerminal as _, Write};
 use tracing::level_filters::LevelFilter;
 use tracing::subscriber::SetGlobalDefaultError;
 use tracing_appender::non_blocking::{NonBlocking, NonBlockingBuilder, WorkerGuard};
@@ -33,8 +33,33 @@ impl std::fmt::Debug for LogGuard {
 /// Starts logging to stderr for the whole process. Errs when logging was started before.
 pub fn init(level: &str, json: bool) -> Result<LogGuard, SetGlobalDefaultError> {
     let (writer, guard) = writer(std::io::stderr());
-    tracing::subscriber::set_global_default(Registry::default().with(layer(level, json, writer)))?;
+    let format = Format::choose(
+        json,
+        std::io::stderr().is_terminal(),
+        std::env::var_os("NO_COLOR").is_some_and(|text| !text.is_empty()),
+    );
+    let layer = layer(level, format, writer);
+    tracing::subscriber::set_global_default(Registry::default().with(layer))?;
     Ok(LogGuard { _worker: guard })
+}
+
+/// How lines look.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Format {
+    Json,
+    Text,
+    Colours,
+}
+
+impl Format {
+    /// Colours are for people at a terminal who did not decline them (no-color.org).
+    fn choose(json: bool, is_terminal: bool, no_color: bool) -> Self {
+        match (json, is_terminal && !no_color) {
+            (true, _) => Self::Json,
+            (false, true) => Self::Colours,
+            (false, false) => Self::Text,
+        }
+    }
 }
 
 fn writer(to: impl Write + Send + 'static) -> (NonBlocking, WorkerGuard) {
@@ -45,9 +70,15 @@ fn writer(to: impl Write + Send + 'static) -> (NonBlocking, WorkerGuard) {
         .finish(to)
 }
 
-fn layer(level: &str, json: bool, writer: NonBlocking) -> Box<dyn Layer<Registry> + Send + Sync> {
-    let base = fmt::layer().with_writer(writer).with_ansi(false);
-    if json {
+fn layer(
+    level: &str,
+    format: Format,
+    writer: NonBlocking,
+) -> Box<dyn Layer<Registry> + Send + Sync> {
+    let base = fmt::layer()
+        .with_writer(writer)
+        .with_ansi(format == Format::Colours);
+    if format == Format::Json {
         base.json()
             .flatten_event(true)
             .with_current_span(false)
@@ -142,10 +173,10 @@ mod tests {
         }
     }
 
-    fn logged(level: &str, json: bool) -> String {
+    fn logged(level: &str, format: Format) -> String {
         let lines = Lines::default();
         let (writer, guard) = writer(lines.clone());
-        let subscriber = Registry::default().with(layer(level, json, writer));
+        let subscriber = Registry::default().with(layer(level, format, writer));
         tracing::subscriber::with_default(subscriber, || {
             tracing::error!("an error");
             tracing::warn!("a warning");
@@ -164,7 +195,7 @@ mod tests {
         let all = ["an error", "a warning", "an info", "a request", "a detail"];
         let levels = ["error", "warn", "info", "http", "debug"];
         for (n, level) in levels.iter().enumerate() {
-            let text = logged(level, false);
+            let text = logged(level, Format::Text);
             for (m, line) in all.iter().enumerate() {
                 assert_eq!(text.contains(line), m <= n, "{line} at {level}:\n{text}");
             }
@@ -173,8 +204,19 @@ mod tests {
     }
 
     #[test]
+    fn colours_are_for_a_terminal_alone() {
+        assert_eq!(Format::choose(false, true, false), Format::Colours);
+        assert_eq!(Format::choose(false, true, true), Format::Text);
+        assert_eq!(Format::choose(false, false, false), Format::Text);
+        assert_eq!(Format::choose(true, true, false), Format::Json);
+        assert!(logged("info", Format::Colours).contains('\u{1b}'));
+        assert!(!logged("info", Format::Text).contains('\u{1b}'));
+        assert!(!logged("info", Format::Json).contains('\u{1b}'));
+    }
+
+    #[test]
     fn json_lines_are_objects_with_time_level_and_fields() {
-        let text = logged("info", true);
+        let text = logged("info", Format::Json);
         let line = text
             .lines()
             .find(|l| l.contains("an info"))

@@ -5,14 +5,13 @@
 use super::name;
 use crate::base::id::WorkerId;
 use crate::call::fact::VIOLATIONS;
+use crate::call::tools::Outcome;
 use crate::call::trace::{STAGES, Turn};
 use crate::call::{Drop, EndReason, Stats};
 use metrics::{Counter, Gauge, Histogram, Label};
-use metrics_exporter_prometheus::{
-    Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder,
-};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use std::sync::OnceLock;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// What a worker counts beside its sessions. Totals since start, or values of now.
 #[derive(Clone, Debug, Default)]
@@ -168,7 +167,7 @@ const SESSION_GAUGES: &[Total<Stats>] = &[(name::UNPLAYED_PEAK, &[], |s| s.unpla
 pub fn install() -> PrometheusHandle {
     static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
     let install = || {
-        let recorder = recorder();
+        let recorder = builder().build_recorder();
         let handle = recorder.handle();
         // Only somebody else's recorder can be in the way: then ours stays empty, and calls go on.
         if metrics::set_global_recorder(recorder).is_err() {
@@ -185,13 +184,15 @@ const TURN_BUCKETS: [f64; 14] = [
     0.001, 0.005, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.5, 5.0, 10.0,
 ];
 
-fn recorder() -> PrometheusRecorder {
-    let builder = PrometheusBuilder::new();
-    let name = Matcher::Full(name::TURN_STAGE.to_owned());
-    builder
-        .set_buckets_for_metric(name, &TURN_BUCKETS)
+/// A recorder in which durations have buckets: quantiles of two workers can't be added up.
+fn builder() -> PrometheusBuilder {
+    let tools = Matcher::Full(name::TOOL_CALL_DURATION.to_owned());
+    let turns = Matcher::Full(name::TURN_STAGE.to_owned());
+    PrometheusBuilder::new()
+        .set_buckets_for_metric(tools, name::TOOL_CALL_BUCKETS)
         .expect("there are buckets")
-        .build_recorder()
+        .set_buckets_for_metric(turns, &TURN_BUCKETS)
+        .expect("there are buckets")
 }
 
 /// Tells the current recorder what each metric is, and sets those that never change.
@@ -205,6 +206,11 @@ pub fn describe() {
     for (name, help) in name::GAUGES {
         metrics::describe_gauge!(*name, *help);
     }
+    metrics::describe_histogram!(
+        name::TOOL_CALL_DURATION,
+        metrics::Unit::Seconds,
+        "From the model's call of a tool to its answer's turn"
+    );
     metrics::gauge!(name::BUILD_INFO, "version" => crate::VERSION, "commit" => crate::COMMIT)
         .set(1.0);
     let started = SystemTime::now()
@@ -223,6 +229,8 @@ pub struct WorkerMeter {
     session_gauges: Vec<Gauge>,
     ended: Vec<(EndReason, Counter)>,
     turns: Vec<(&'static str, Histogram)>,
+    tools: Vec<(Outcome, Counter)>,
+    tool_duration: Histogram,
 }
 
 impl std::fmt::Debug for WorkerMeter {
@@ -276,6 +284,14 @@ impl WorkerMeter {
                     (*stage, metrics::histogram!(name::TURN_STAGE, labels))
                 })
                 .collect(),
+            tools: Outcome::ALL
+                .iter()
+                .map(|outcome| {
+                    let labels = [("outcome", outcome.label())];
+                    (*outcome, counter(name::TOOL_CALLS, &labels))
+                })
+                .collect(),
+            tool_duration: metrics::histogram!(name::TOOL_CALL_DURATION, labels(&[])),
             session_gauges: SESSION_GAUGES
                 .iter()
                 .map(|(n, l, _)| metrics::gauge!(*n, labels(l)))
@@ -296,6 +312,14 @@ impl WorkerMeter {
                 })
                 .collect(),
         }
+    }
+
+    /// Counts one answered call of a tool.
+    pub fn tool(&self, outcome: Outcome, took: Duration) {
+        if let Some((_, counter)) = self.tools.iter().find(|(o, _)| *o == outcome) {
+            counter.increment(1);
+        }
+        self.tool_duration.record(took.as_secs_f64());
     }
 
     /// Publishes totals: the worker's own and the sum over all its sessions, ended and live.
@@ -349,7 +373,7 @@ mod tests {
     use crate::call::Leg;
 
     fn rendered(with: impl FnOnce()) -> String {
-        let recorder = PrometheusBuilder::new().build_recorder();
+        let recorder = builder().build_recorder();
         let handle = recorder.handle();
         metrics::with_local_recorder(&recorder, || {
             describe();
@@ -407,9 +431,26 @@ mod tests {
     }
 
     #[test]
+    fn tools_are_counted_by_outcome_and_timed_in_buckets() {
+        let text = rendered(|| {
+            let meter = WorkerMeter::new(WorkerId(0));
+            for outcome in Outcome::ALL {
+                meter.tool(outcome, Duration::from_millis(300));
+            }
+            meter.tool(Outcome::Timeout, Duration::from_secs(5));
+        });
+        let has = |line: &str| assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
+        has("voxrelay_tool_calls_total{outcome=\"ok\",worker=\"0\"} 1");
+        has("voxrelay_tool_calls_total{outcome=\"timeout\",worker=\"0\"} 2");
+        has("voxrelay_tool_call_duration_seconds_bucket{worker=\"0\",le=\"0.5\"} 10");
+        has("voxrelay_tool_call_duration_seconds_count{worker=\"0\"} 11");
+    }
+
+    #[test]
     fn all_names_are_described() {
         let text = rendered(|| {
             let meter = WorkerMeter::new(WorkerId(0));
+            meter.tool(Outcome::Ok, Duration::ZERO);
             meter.publish(&WorkerStats::default(), &Stats::default());
         });
         for line in text
@@ -417,11 +458,9 @@ mod tests {
             .filter(|line| !line.starts_with('#') && !line.is_empty())
         {
             let name = line.split(['{', ' ']).next().expect("a line has a name");
-            // A histogram's own series.
-            let name = ["_sum", "_count", "_bucket"]
+            let name = ["_bucket", "_sum", "_count"]
                 .iter()
-                .find_map(|end| name.strip_suffix(end))
-                .filter(|name| name::HISTOGRAMS.iter().any(|(known, _)| known == name))
+                .find_map(|part| name.strip_suffix(part))
                 .unwrap_or(name);
             assert!(text.contains(&format!("# HELP {name} ")), "{name}");
         }

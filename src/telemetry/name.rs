@@ -77,6 +77,12 @@ pub const LEGS_PAUSED: &str = "voxrelay_worker_legs_paused_total";
 pub const HTTP_REQUESTS: &str = "voxrelay_http_requests_total";
 /// Voice webhooks by `outcome`.
 pub const WEBHOOKS: &str = "voxrelay_webhooks_total";
+/// Calls of tools that were answered, by `outcome`.
+pub const TOOL_CALLS: &str = "voxrelay_tool_calls_total";
+/// From the model's call of a tool to its answer's turn.
+pub const TOOL_CALL_DURATION: &str = "voxrelay_tool_call_duration_seconds";
+/// Its buckets' upper ends, seconds: from built-in tools to one that was given up.
+pub const TOOL_CALL_BUCKETS: &[f64] = &[0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0];
 /// Always 1; `version` and `commit` tell the build.
 pub const TURN_STAGE: &str = "voxrelay_turn_stage_seconds";
 /// See `HISTOGRAMS`' neighbours.
@@ -150,6 +156,7 @@ pub const COUNTERS: &[(&str, &str)] = &[
     ),
     (HTTP_REQUESTS, "Requests answered by the control plane"),
     (WEBHOOKS, "Voice webhooks by outcome"),
+    (TOOL_CALLS, "Calls of tools that were answered, by outcome"),
 ];
 
 /// Name and help of every histogram above.
@@ -192,6 +199,7 @@ pub const END_REASONS: &[EndReason] = &[
     EndReason::RealtimeProtocol,
     EndReason::Silence,
     EndReason::MaxDuration,
+    EndReason::EndedByModel,
     EndReason::HungUpByOperator,
     EndReason::Drained,
     EndReason::Internal,

@@ -34,6 +34,14 @@ pub fn client_config(ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, TlsErr
     client_config_with(roots)
 }
 
+/// A client for whatever servers the configuration names beside the model: the platform's roots, sessions resumed.
+/// Where the platform has none it trusts nobody, and only plain connections work.
+pub fn outcall_config() -> Result<Arc<ClientConfig>, TlsError> {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    client_config_of(roots)
+}
+
 /// A client that trusts only the roots of this PEM text: for simulators and tests.
 pub fn client_config_from_pem(ca_pem: &str) -> Result<Arc<ClientConfig>, TlsError> {
     let mut roots = RootCertStore::empty();
@@ -50,6 +58,10 @@ fn client_config_with(roots: RootCertStore) -> Result<Arc<ClientConfig>, TlsErro
             "no root certificates: the platform has none and no CA file is set".into(),
         ));
     }
+    client_config_of(roots)
+}
+
+fn client_config_of(roots: RootCertStore) -> Result<Arc<ClientConfig>, TlsError> {
     let config = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
         .with_root_certificates(roots)

@@ -32,6 +32,17 @@ const FACTS: &[&str] = &[
     "call::DROP_REASONS",
 ];
 
+/// What the data plane may name; its two halves never name each other.
+const DATA_PLANE: &[&str] = &[
+    "base",
+    "proto",
+    "call",
+    "transport",
+    "bus",
+    "config",
+    "telemetry",
+];
+
 /// The longest matching row decides.
 const ARROWS: &[Arrow] = &[
     Arrow {
@@ -108,43 +119,29 @@ const ARROWS: &[Arrow] = &[
     },
     Arrow {
         module: "relay",
-        may: &[
-            "base",
-            "proto",
-            "call",
-            "transport",
-            "bus",
-            "config",
-            "telemetry",
-        ],
+        may: DATA_PLANE,
     },
     Arrow {
         module: "relay::worker",
-        may: &[
-            "base",
-            "proto",
-            "call",
-            "transport",
-            "bus",
-            "config",
-            "telemetry",
-        ],
+        may: DATA_PLANE,
     },
     Arrow {
         module: "relay::desk",
+        may: DATA_PLANE,
+    },
+    Arrow {
+        module: "outcall",
+        // It is handed a tool's definition and gives back what the model is told; TLS as everybody has it.
         may: &[
             "base",
-            "proto",
-            "call",
+            "call::fact",
+            "call::tools",
+            "proto::realtime::tool",
             "transport",
             "bus",
             "config",
             "telemetry",
         ],
-    },
-    Arrow {
-        module: "outcall",
-        may: &["base", "call::fact", "bus", "config", "telemetry"],
     },
     Arrow {
         module: "telephony",
@@ -163,6 +160,8 @@ const ARROWS: &[Arrow] = &[
         may: &[
             "base",
             "proto::carrier",
+            // Every head of a kept-alive connection passes the same strict parser as at the door.
+            "proto::http",
             "transport",
             "bus",
             "config",
@@ -222,6 +221,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("sled", &["store"]),
     ("clap", &["cli", ""]),
     ("mimalloc", &[""]),
+    ("reqwest", &["outcall"]),
 ];
 
 /// Modules without I/O, clock, lock, log or chance.

@@ -48,8 +48,9 @@ pub fn play(bytes: &[u8]) {
     let setup = Setup {
         call_id: CallId::default(),
         settings: Arc::new(Settings::default()),
-        policy: Arc::default(),
         expected_call_sid: None,
+        mode: crate::base::route::StreamMode::Full,
+        policy: Arc::default(),
         seed: [0; 32],
     };
     let mut shell = Shell {

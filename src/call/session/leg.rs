@@ -20,6 +20,8 @@ use crate::call::fact::Leg;
 use crate::call::outbox::{Class, Cut, Outbox};
 use crate::call::timer::{Deadline, Timers};
 use crate::call::{Order, Output};
+#[cfg(feature = "planted-bugs")]
+use crate::call::{fact::EndReason, planted};
 use crate::proto::ws::writer::{Kind, frame_len, write_frame};
 use crate::proto::ws::{Role, close};
 use std::collections::VecDeque;
@@ -119,6 +121,10 @@ impl Wire {
     /// RFC 6455 section 5.5.2. A pong that finds no room is not sent: the peer is not reading, and a later one
     /// answers for it (section 5.5.3).
     pub(super) fn pong(&mut self, payload: &[u8], rng: &mut Rng) {
+        #[cfg(feature = "planted-bugs")]
+        if planted::is(planted::Planted::PongForgotten) {
+            return;
+        }
         self.frame(Class::Control, Kind::Pong, &[payload], rng);
     }
 
@@ -164,6 +170,10 @@ impl Wire {
                     None => close::payload(code, reason),
                 };
                 self.frame(Class::Close, Kind::Close, &[&payload[..len]], rng);
+                #[cfg(feature = "planted-bugs")]
+                if planted::is(planted::Planted::TalksAfterClose) {
+                    self.frame(Class::Control, Kind::Ping, &[], rng);
+                }
                 self.timers.clear(Deadline::Ping);
                 self.timers.clear(Deadline::Pong);
                 self.timers
@@ -248,6 +258,10 @@ impl Wire {
         self.given += len as u64;
         if !self.in_flight {
             self.in_flight = true;
+            #[cfg(feature = "planted-bugs")]
+            if planted::is(planted::Planted::StallUnnoticed) {
+                return;
+            }
             self.timers
                 .set(Deadline::Stall, now + limit::WRITE_STALL_DEADLINE);
         }
@@ -406,6 +420,12 @@ impl Wires {
                     (Leg::Standby, realtime),
                     (Leg::Carrier, carrier),
                 ] {
+                    #[cfg(feature = "planted-bugs")]
+                    if planted::is(planted::Planted::UpstreamLeftOpen)
+                        && (leg, reason) == (Leg::Realtime, EndReason::CallerHungUp)
+                    {
+                        continue;
+                    }
                     self.close(Some(leg), code, reason.label(), now);
                 }
             }

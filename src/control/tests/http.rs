@@ -212,12 +212,111 @@ fn the_route_table_lists_every_path() {
 }
 
 #[test]
-fn connections_beyond_the_bound_are_closed() {
-    let mut config = Config::default();
-    config.listen.connections_max = 1;
-    let rig = Rig::new(config);
-    let mut first = rig.connect();
-    assert_eq!(first.get("/livez").status, 200);
-    assert!(rig.connect().is_closed());
-    assert_eq!(first.get("/livez").status, 200);
+fn a_connection_without_room_is_answered_once_and_its_place_comes_back() {
+    struct Told(std::sync::mpsc::Sender<()>);
+    impl Drop for Told {
+        fn drop(&mut self) {
+            let _ = self.0.send(());
+        }
+    }
+    let rig = Rig::new(Config::default());
+    let mut held = Vec::new();
+    for keep_alive in [true, false] {
+        let (told, dropped) = std::sync::mpsc::channel();
+        let mut client = rig.connect_as(b"", HttpPlace::new(Told(told)), keep_alive);
+        let answer = client.get("/livez");
+        assert_eq!(answer.status, 200);
+        assert_eq!(answer.header("connection") == "close", !keep_alive);
+        if keep_alive {
+            assert_eq!(client.get("/livez").status, 200);
+            assert!(
+                dropped.try_recv().is_err(),
+                "held while the connection lives"
+            );
+            held.push(client);
+        } else {
+            assert!(client.is_closed());
+            dropped.recv().expect("given back");
+        }
+    }
+}
+
+#[test]
+fn a_bad_head_on_a_kept_alive_connection_is_refused_in_its_turn() {
+    let rig = Rig::new(Config::default());
+    for (bad, status) in [
+        ("GET /livez HTTP/1.1\nHost: x\n\n", 400),
+        ("GET /livez HTTP/1.1\r\n\r\n", 400),
+        ("GET /livez HTTP/1.1\r\nHost: x\r\nHost: x\r\n\r\n", 400),
+        (
+            "POST /livez HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\na",
+            400,
+        ),
+        (
+            "POST /livez HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+            400,
+        ),
+        ("GET /livez HTTP/9.9\r\nHost: x\r\n\r\n", 505),
+    ] {
+        let mut client = rig.connect();
+        client.send(format!(
+            "GET /livez HTTP/1.1\r\nHost: x\r\n\r\n{bad}GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
+        ));
+        assert_eq!(client.answer(true).status, 200);
+        let answer = client.answer(true);
+        assert_eq!(answer.status, status, "{bad}");
+        assert_eq!(answer.header("connection"), "close");
+        let id = answer.header("x-request-id");
+        assert_eq!(answer.json()["error"]["requestId"], id);
+        assert!(client.is_closed());
+    }
+}
+
+#[test]
+fn bodies_of_stream_posts_are_read_and_judged() {
+    let rig = Rig::new(Config::default());
+    let post = |framing: &str| format!("POST /streams HTTP/1.1\r\nHost: x\r\n{framing}");
+    let mut client = rig.connect();
+    for body in [
+        "Content-Length: 2\r\n\r\n{}",
+        "Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
+    ] {
+        client.send(post(body));
+        assert_eq!(client.answer(true).status, 200);
+    }
+    for (body, status) in [
+        (
+            "Transfer-Encoding: chunked\r\n\r\nzz\r\n{}\r\n0\r\n\r\n".to_owned(),
+            400,
+        ),
+        (
+            "Transfer-Encoding: chunked\r\n\r\n2 \r\n{}\r\n0\r\n\r\n".to_owned(),
+            400,
+        ),
+        (
+            format!("Content-Length: 70000\r\n\r\n{}", "x".repeat(70_000)),
+            413,
+        ),
+    ] {
+        let mut client = rig.connect();
+        client.send(post(&body));
+        let answer = client.answer(true);
+        assert_eq!(
+            (answer.status, answer.header("connection")),
+            (status, "close")
+        );
+    }
+}
+
+#[test]
+fn a_client_that_ends_its_side_is_still_answered() {
+    let rig = Rig::new(Config::default());
+    let mut client = rig.connect();
+    client.send("GET /livez HTTP/1.1\r\nHost: x\r\n\r\n");
+    client
+        .stream
+        .shutdown(std::net::Shutdown::Write)
+        .expect("half closed");
+    assert_eq!(client.answer(true).status, 200);
+    assert!(client.is_closed());
 }

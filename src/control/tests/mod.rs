@@ -6,7 +6,9 @@ mod webhook;
 
 use super::*;
 use crate::bus::command::{DeskInbox, WorkerInbox, desk_queue, worker_queue};
-use crate::bus::report::{HttpSender, ReportSender as Reports, http_queue, report_queue};
+use crate::bus::report::{
+    HttpPlace, HttpSender, ReportSender as Reports, http_queue, report_queue,
+};
 use crate::transport::Established;
 use arc_swap::ArcSwap;
 use metrics_exporter_prometheus::PrometheusBuilder;
@@ -61,6 +63,10 @@ impl Rig {
 
     /// A connection, as the desk hands it over with `read_ahead` already read.
     fn connect_with(&self, read_ahead: &[u8]) -> Client {
+        self.connect_as(read_ahead, HttpPlace::uncounted(), true)
+    }
+
+    fn connect_as(&self, read_ahead: &[u8], place: HttpPlace, keep_alive: bool) -> Client {
         let listener = StdListener::bind("127.0.0.1:0").expect("a port");
         let client = TcpStream::connect(listener.local_addr().expect("bound")).expect("connected");
         let (server, peer) = listener.accept().expect("accepted");
@@ -72,7 +78,11 @@ impl Rig {
             peer: Some(peer),
         };
         self.http
-            .blocking_send(Box::new(established))
+            .blocking_send(Box::new(HttpConnection {
+                established,
+                place,
+                keep_alive,
+            }))
             .expect("control takes it");
         Client::new(client)
     }

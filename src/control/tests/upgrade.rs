@@ -25,8 +25,10 @@ fn decide(rig: &mut Rig, answer: AdmitAnswer) -> String {
         ToDesk::Admit {
             head,
             peer,
+            request_id,
             answer: to,
         } => {
+            assert!(!request_id.is_empty());
             assert!(peer.is_some_and(|peer| peer.ip().is_loopback()));
             to.send(answer).expect("awaited");
             String::from_utf8(head).expect("text")
@@ -152,6 +154,7 @@ fn a_refused_upgrade_gets_the_desk_s_answer_and_the_connection_ends() {
         client.send(upgrade(path));
         let refusal = AdmitAnswer::Refuse {
             status,
+            headers: vec![("Sec-WebSocket-Version", "13".into())],
             body: "{\"error\":{\"code\":\"x\"}}".into(),
         };
         decide(&mut rig, refusal);
@@ -162,6 +165,7 @@ fn a_refused_upgrade_gets_the_desk_s_answer_and_the_connection_ends() {
             "{path}"
         );
         assert_eq!(answer.header("connection"), "close");
+        assert_eq!(answer.header("sec-websocket-version"), "13");
         assert!(client.is_closed());
     }
 }

@@ -62,6 +62,15 @@ impl HeadError {
         }
     }
 
+    /// For people.
+    pub fn message(self) -> &'static str {
+        match self {
+            HeadError::Syntax(what) | HeadError::Smuggling(what) => what,
+            HeadError::TooLarge => "the request head is too large",
+            HeadError::Version => "only HTTP/1.0 and 1.1",
+        }
+    }
+
     /// A bounded metric label.
     pub fn label(self) -> &'static str {
         match self {
@@ -84,6 +93,22 @@ pub struct RequestHead<'a> {
     pub minor_version: u8,
     /// The header lines, in order.
     pub headers: Headers<'a>,
+}
+
+impl<'a> RequestHead<'a> {
+    /// The target without scheme and authority, which a client that takes us for a proxy sends along and a server
+    /// must accept (RFC 9112 section 3.2.2).
+    pub fn origin_form(&self) -> &'a str {
+        let after = |scheme: &str| {
+            let head = self.target.get(..scheme.len())?;
+            head.eq_ignore_ascii_case(scheme)
+                .then(|| &self.target[scheme.len()..])
+        };
+        match after("http://").or_else(|| after("https://")) {
+            None => self.target,
+            Some(rest) => rest.find('/').map_or("/", |at| &rest[at..]),
+        }
+    }
 }
 
 /// A response's head, borrowed from the bytes it came in.

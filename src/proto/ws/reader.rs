@@ -108,7 +108,7 @@ impl Violation {
     }
 
     /// A bounded metric label.
-    pub const fn label(self) -> &'static str {
+    pub fn label(self) -> &'static str {
         match self {
             Violation::ReservedBits => "reserved_bits",
             Violation::Opcode => "opcode",

@@ -1,12 +1,13 @@
 //! Admission: who may open a stream, as which call, on which worker. Decisions only: no socket, no clock, no key.
 //!
-//! In this order: draining (503), the carrier's signature (403), the ticket (403), unknown ids by policy (404), calls at
-//! once (503). A ticket is spent only when everything else is granted.
+//! In this order: draining (503), the carrier's signature (403), the ticket (403), unknown ids by policy (404), an id that
+//! is live already (409), calls at once (503). A ticket is spent only when everything else is granted.
 //!
 //! | auth tokens | path | needs |
 //! |---|---|---|
 //! | none (loopback or `dev.insecure`) | any | nothing; a ticket that is there must be good |
 //! | some | with our ticket | signature and ticket |
+//! | some | with the id of a call that we announced | the ticket: 403 without |
 //! | some | with another id | signature; `carrier.unknown_call` decides on ids that nobody announced |
 //! | some | without id | signature |
 
@@ -14,7 +15,7 @@ use crate::base::id::{CallId, CallSid, WorkerId};
 use crate::base::token::{Ticket, TicketError};
 use crate::bus::directory::{Directory, Expected};
 use crate::config::UnknownCall;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// Spent tickets kept until they expire. Each was signed by us within its short life, so more than this
 /// can't come from real webhooks at any rate that we serve.
@@ -47,7 +48,7 @@ impl Refusal {
         }
     }
 
-    const fn busy(code: &'static str, message: &'static str) -> Self {
+    pub(super) const fn busy(code: &'static str, message: &'static str) -> Self {
         Self {
             status: 503,
             code,
@@ -97,6 +98,8 @@ pub(super) struct Grant {
     pub(super) call_id: Option<CallId>,
     /// What `start` must name.
     pub(super) expected_call_sid: Option<CallSid>,
+    /// The path names a call that nobody announced.
+    pub(super) is_unknown: bool,
     /// Where the call goes. Its place is taken: give it back with `release`.
     pub(super) worker: WorkerId,
 }
@@ -106,6 +109,8 @@ pub(super) struct Grant {
 pub(super) struct Admission {
     /// Calls by worker.
     calls: Vec<usize>,
+    /// Calls with a place whose id came with the stream: no second one may have it at the same time.
+    ids: HashSet<CallId>,
     /// Spent tickets and when they expire.
     spent: HashMap<[u8; 16], u64>,
     /// See `SPENT_SWEEP_MIN`.
@@ -117,6 +122,7 @@ impl Admission {
     pub(super) fn new(workers: usize) -> Self {
         Self {
             calls: vec![0; workers],
+            ids: HashSet::new(),
             spent: HashMap::new(),
             sweep_at: SPENT_SWEEP_MIN,
             draining: false,
@@ -134,7 +140,10 @@ impl Admission {
     }
 
     /// A call is over, or was not handed over after all.
-    pub(super) fn release(&mut self, worker: WorkerId) {
+    pub(super) fn release(&mut self, worker: WorkerId, call_id: Option<CallId>) {
+        if let Some(call_id) = call_id {
+            self.ids.remove(&call_id);
+        }
         if let Some(calls) = self.calls.get_mut(usize::from(worker.0)) {
             *calls = calls.saturating_sub(1);
         }
@@ -169,6 +178,7 @@ impl Admission {
             }
         }
         let mut spend = None;
+        let mut is_known = true;
         let (call_id, expected_call_sid) = match (&request.ticket, request.id) {
             (Some(Err(error)), _) => return Err(refusal_of(*error)),
             (Some(Ok(ticket)), _) => {
@@ -191,6 +201,14 @@ impl Admission {
                 (Some(ticket.call_id), expected.call_sid)
             }
             (None, Some(id)) => match find(directory, id, now_unix_ms) {
+                // Our own TwiML gave this call a ticket: whoever knows the id alone is somebody else.
+                Some(_) if request.signature == Signature::Valid => {
+                    return Err(Refusal::new(
+                        403,
+                        "ticket_missing",
+                        "a stream of an announced call needs its ticket",
+                    ));
+                }
                 Some((call_id, expected)) => (Some(call_id), expected.call_sid),
                 None if request.signature == Signature::Valid
                     && rules.unknown_call == UnknownCall::Reject =>
@@ -202,17 +220,29 @@ impl Admission {
                     ));
                 }
                 // `base::route` and `CallId` have the same bound.
-                None => (CallId::new(id), None),
+                None => {
+                    is_known = false;
+                    (CallId::new(id), None)
+                }
             },
             (None, None) => (None, None),
         };
+        if call_id.is_some_and(|call_id| self.ids.contains(&call_id)) {
+            return Err(Refusal::new(
+                409,
+                "call_live",
+                "a stream of this call is open already",
+            ));
+        }
         if self.live() >= rules.calls_max {
             return Err(Refusal::busy("calls_max", "all places are taken"));
         }
         if let Some(ticket) = spend {
             self.spend(ticket, now_unix_ms)?;
         }
+        self.ids.extend(call_id);
         Ok(Grant {
+            is_unknown: !is_known,
             call_id,
             expected_call_sid,
             worker: self.place(),
@@ -433,22 +463,38 @@ mod tests {
     fn ids_are_found_by_ours_and_by_the_carriers() {
         let mut admission = Admission::new(1);
         for id in ["ours", "CA1"] {
+            let request = with_id(id, Signature::NotNeeded);
             let grant = admission
-                .decide(&with_id(id, Signature::Valid), RULES, &directory(), NOW)
+                .decide(&request, RULES, &directory(), NOW)
                 .unwrap();
             assert_eq!(grant.call_id, CallId::new("ours"), "{id}");
             assert_eq!(grant.expected_call_sid, CallSid::new("CA1"));
+            let again = admission.decide(&request, RULES, &directory(), NOW);
+            assert_eq!(code(again), (409, "call_live"), "{id}");
+            admission.release(grant.worker, grant.call_id);
         }
     }
 
     #[test]
-    fn strangers_are_a_matter_of_policy() {
+    fn an_announced_call_needs_its_ticket_besides_the_signature() {
         let mut admission = Admission::new(1);
+        for id in ["ours", "CA1"] {
+            let request = with_id(id, Signature::Valid);
+            let outcome = admission.decide(&request, RULES, &directory(), NOW);
+            assert_eq!(code(outcome), (403, "ticket_missing"), "{id}");
+        }
+        let outcome = admission.decide(&with_ticket("ours"), RULES, &directory(), NOW);
+        assert!(outcome.is_ok(), "the ticket is unspent");
+    }
+
+    #[test]
+    fn strangers_are_a_matter_of_policy() {
         for (unknown_call, granted) in [
             (UnknownCall::Create, true),
             (UnknownCall::Debug, true),
             (UnknownCall::Reject, false),
         ] {
+            let mut admission = Admission::new(1);
             let rules = Rules {
                 calls_max: 10,
                 unknown_call,
@@ -456,6 +502,7 @@ mod tests {
             for id in ["stranger", "late", "CA2"] {
                 let request = with_id(id, Signature::Valid);
                 let outcome = admission.decide(&request, rules, &directory(), NOW);
+                assert!(outcome.is_err() || outcome.is_ok_and(|grant| grant.is_unknown));
                 assert_eq!(outcome.is_ok(), granted, "{id} {unknown_call:?}");
                 if let Err(refusal) = outcome {
                     assert_eq!((refusal.status, refusal.code), (404, "unknown_call"));
@@ -467,7 +514,10 @@ mod tests {
     #[test]
     fn places_are_counted_given_back_and_spread() {
         let mut admission = Admission::new(3);
-        let request = with_id("x", Signature::NotNeeded);
+        let request = Request {
+            id: None,
+            ..with_id("", Signature::NotNeeded)
+        };
         let mut workers = Vec::new();
         for _ in 0..3 {
             workers.push(
@@ -481,8 +531,8 @@ mod tests {
         assert_eq!(workers, [0, 1, 2]);
         let full = admission.decide(&request, RULES, &directory(), NOW);
         assert_eq!(code(full), (503, "calls_max"));
-        admission.release(WorkerId(1));
-        admission.release(WorkerId(9));
+        admission.release(WorkerId(1), None);
+        admission.release(WorkerId(9), None);
         let grant = admission
             .decide(&request, RULES, &directory(), NOW)
             .unwrap();

@@ -5,15 +5,18 @@ use super::conn::{Conn, set_carrier_options};
 use super::upgrade::{Answer, Door, StreamRequest, classify};
 use super::{Desk, Place};
 use crate::base::id::CallId;
+use crate::base::route::StreamMode;
 use crate::base::time::Clock as _;
 use crate::base::token::{looks_like_ticket, verify};
 use crate::bus::command::{AdmitAnswer, ToWorker};
+use crate::bus::report::{HttpConnection, HttpPlace};
 use crate::call::session::Setup;
-use crate::config::Secret;
+use crate::config::{Secret, UnknownCall};
 use crate::proto::carrier::signature::is_valid_upgrade;
 use crate::proto::http::head::{HeadError, Parsed, parse_request};
 use crate::proto::http::upgrade::{Accept, write_accept};
 use crate::proto::ws::Role;
+use crate::telemetry::desk_meter::DeskMeter;
 use crate::telemetry::log::brief;
 use crate::transport::Established;
 use crate::transport::tls::Tls;
@@ -22,6 +25,7 @@ use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::rc::Rc;
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::time::Instant;
@@ -33,6 +37,8 @@ const BACKLOG: i32 = 1024;
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 /// Writing the 101.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(2);
+/// Connections over the caps that are told so at once; each costs a descriptor for a moment.
+const GOODBYES_MAX: usize = 64;
 /// How long control may take to bring a connection that was admitted.
 const ADMITTED_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -53,30 +59,44 @@ pub(super) fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     Ok(socket.into())
 }
 
-/// Connections that have not shown yet that they may be here.
+/// Connections that have not shown yet that they may be here: with the desk until they are calls, with control until
+/// they end. A call leaves when its worker has it.
 #[derive(Debug, Default)]
 pub(super) struct Strangers {
     total: usize,
+    /// Of `total`, those from this machine.
+    local: usize,
     by_address: HashMap<IpAddr, usize>,
 }
 
 impl Strangers {
-    /// Counts one in, or says which bound is reached.
+    /// Counts one in, or says which bound is reached. The bound of all is for the world alone: a crowd out there must
+    /// not lock this machine's own probes and tunnels out, which the bound of each address holds.
     fn enter(&mut self, peer: IpAddr, per_address: usize, max: usize) -> Result<(), Refusal> {
-        if self.total >= max {
-            return Err(Refusal::new(503, "connections_max", "too many connections"));
+        let peer = holder(peer);
+        if !peer.is_loopback() && self.total - self.local >= max {
+            return Err(Refusal::busy("connections_max", "too many connections"));
         }
-        let count = self.by_address.entry(holder(peer)).or_default();
+        let count = self.by_address.entry(peer).or_default();
         if *count >= per_address {
-            return Err(Refusal::new(
-                503,
+            return Err(Refusal::busy(
                 "connections_per_address",
                 "too many connections from one address",
             ));
         }
         *count += 1;
         self.total += 1;
+        self.local += usize::from(peer.is_loopback());
         Ok(())
+    }
+
+    /// Whether half of what this address may have, or half of all, is taken. Kept-alive connections stop here, so that
+    /// they leave room for calls and webhooks from the same address.
+    fn is_crowded(&self, peer: IpAddr, per_address: usize, max: usize) -> bool {
+        let peer = holder(peer);
+        let count = self.by_address.get(&peer).copied().unwrap_or(0);
+        let over = |count: usize, bound: usize| count > bound.div_ceil(2);
+        over(count, per_address) || !peer.is_loopback() && over(self.total - self.local, max)
     }
 
     fn leave(&mut self, peer: IpAddr) {
@@ -84,6 +104,7 @@ impl Strangers {
         if let Some(count) = self.by_address.get_mut(&key) {
             *count -= 1;
             self.total -= 1;
+            self.local -= usize::from(key.is_loopback());
             if *count == 0 {
                 self.by_address.remove(&key);
             }
@@ -95,6 +116,7 @@ impl Strangers {
 fn holder(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(v4) => IpAddr::V4(v4),
+        IpAddr::V6(v6) if v6.is_loopback() => IpAddr::V6(v6),
         IpAddr::V6(v6) => {
             let [a, b, c, d, ..] = v6.segments();
             IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
@@ -102,31 +124,66 @@ fn holder(address: IpAddr) -> IpAddr {
     }
 }
 
-/// A stranger's place, given back when it is dropped.
+/// A stranger's place, given back when it is dropped, on whichever thread.
 struct Stranger {
-    desk: Rc<Desk>,
+    strangers: Arc<Mutex<Strangers>>,
     peer: IpAddr,
+    per_address: usize,
+    max: usize,
+    meter: DeskMeter,
 }
 
 impl Stranger {
-    fn enter(desk: &Rc<Desk>, peer: IpAddr) -> Result<Self, Refusal> {
+    fn enter(desk: &Desk, peer: IpAddr) -> Result<Self, Refusal> {
         let listen = &desk.config.listen;
-        let mut strangers = desk.strangers.borrow_mut();
-        strangers.enter(peer, listen.connections_per_address, listen.connections_max)?;
+        let (per_address, max) = (listen.connections_per_address, listen.connections_max);
+        let mut strangers = lock(&desk.strangers);
+        strangers.enter(peer, per_address, max)?;
         desk.meter.accepted(strangers.total);
         Ok(Self {
-            desk: desk.clone(),
+            strangers: desk.strangers.clone(),
             peer,
+            per_address,
+            max,
+            meter: desk.meter,
         })
+    }
+
+    fn is_crowded(&self) -> bool {
+        lock(&self.strangers).is_crowded(self.peer, self.per_address, self.max)
     }
 }
 
 impl Drop for Stranger {
     fn drop(&mut self) {
-        let mut strangers = self.desk.strangers.borrow_mut();
+        let mut strangers = lock(&self.strangers);
         strangers.leave(self.peer);
-        self.desk.meter.open(strangers.total);
+        self.meter.open(strangers.total);
     }
+}
+
+/// Counts stay whole whatever panicked beside them.
+fn lock(strangers: &Mutex<Strangers>) -> MutexGuard<'_, Strangers> {
+    strangers
+        .lock()
+        .unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+/// Says 503 to a connection over the caps, unless that would cost what the caps protect: a TLS handshake, or a place
+/// among the few that may be told so at once. Those see a close.
+fn turn_away(desk: &Rc<Desk>, refusal: Refusal, socket: TcpStream, peer: SocketAddr) {
+    desk.meter.rejected_request(refusal.code);
+    if desk.tls.borrow().is_some() || desk.goodbyes.get() >= GOODBYES_MAX {
+        return;
+    }
+    desk.goodbyes.set(desk.goodbyes.get() + 1);
+    let desk = desk.clone();
+    super::spawn(async move {
+        let conn = Conn::new(socket, Some(peer), &desk.sockets);
+        let answer = Answer::from(refusal).write(&desk.next_request_id());
+        conn.say_goodbye(&answer).await;
+        desk.goodbyes.set(desk.goodbyes.get() - 1);
+    });
 }
 
 /// Accepts until the desk stops (which shuts the listening socket down, so that the pending accept ends).
@@ -144,8 +201,7 @@ pub(super) async fn accept(desk: Rc<Desk>, listener: std::net::TcpListener) {
                         let desk = desk.clone();
                         super::spawn(serve(desk, stranger, socket, peer));
                     }
-                    // No answer: TLS would cost what the cap protects, and the client will see a close.
-                    Err(refusal) => desk.meter.rejected(refusal.code),
+                    Err(refusal) => turn_away(&desk, refusal, socket, peer),
                 }
             }
             Err(_) if desk.stopping.get() => break,
@@ -208,7 +264,7 @@ async fn serve(desk: Rc<Desk>, stranger: Stranger, socket: TcpStream, peer: Sock
         let more = conn.read().await;
         if watchdog.fired() {
             let refusal = Refusal::new(408, "head_deadline", "the request head took too long");
-            return refuse(&desk, conn, refusal.into(), peer).await;
+            return refuse_request(&desk, conn, refusal, peer).await;
         }
         match more {
             Ok(true) => {}
@@ -241,19 +297,24 @@ fn read_door(desk: &Desk, bytes: &[u8]) -> Result<Option<(Door, usize)>, Answer>
 }
 
 fn head_refusal(error: HeadError) -> Refusal {
-    let message = match error {
-        HeadError::Syntax(what) | HeadError::Smuggling(what) => what,
-        HeadError::TooLarge => "the request head is too large",
-        HeadError::Version => "only HTTP/1.0 and 1.1",
-    };
-    Refusal::new(error.status(), error.label(), message)
+    Refusal::new(error.status(), error.label(), error.message())
 }
 
 async fn refuse(desk: &Desk, conn: Conn, answer: Answer, peer: SocketAddr) {
     let Refusal { status, code, .. } = answer.refusal;
     desk.meter.rejected(code);
     tracing::debug!(%peer, status, code, "refused");
-    conn.say_goodbye(&answer.write()).await;
+    conn.say_goodbye(&answer.write(&desk.next_request_id()))
+        .await;
+}
+
+/// The same for what nobody knows to be an upgrade.
+async fn refuse_request(desk: &Desk, conn: Conn, refusal: Refusal, peer: SocketAddr) {
+    let Refusal { status, code, .. } = refusal;
+    desk.meter.rejected_request(code);
+    tracing::debug!(%peer, status, code, "refused");
+    let answer = Answer::from(refusal).write(&desk.next_request_id());
+    conn.say_goodbye(&answer).await;
 }
 
 async fn to_control(desk: &Desk, conn: Conn, peer: SocketAddr, stranger: Stranger) {
@@ -261,15 +322,19 @@ async fn to_control(desk: &Desk, conn: Conn, peer: SocketAddr, stranger: Strange
         Ok(permit) => match conn.into_established() {
             // The head goes along as it came: control's own server parses it again.
             Ok(established) => {
-                drop(stranger);
-                permit.send(Box::new(established));
+                let keep_alive = !stranger.is_crowded();
+                permit.send(Box::new(HttpConnection {
+                    established,
+                    place: HttpPlace::new(stranger),
+                    keep_alive,
+                }));
             }
             Err(error) => lost_at_hand_over(desk, &error),
         },
         Err(TrySendError::Full(())) => {
             desk.meter.queue_full("http");
-            let refusal = Refusal::new(503, "busy", "too many requests are waiting");
-            refuse(desk, conn, refusal.into(), peer).await;
+            let refusal = Refusal::busy("busy", "too many requests are waiting");
+            refuse_request(desk, conn, refusal, peer).await;
         }
         Err(TrySendError::Closed(())) => desk.meter.lost("no_control"),
     }
@@ -370,6 +435,7 @@ fn admit(
     let place = Place {
         desk: desk.clone(),
         worker: Some(grant.worker),
+        call_id: grant.call_id,
     };
     let entropy = || -> Result<_, getrandom::Error> {
         let (mut seed, mut id) = ([0; 32], [0; 16]);
@@ -383,8 +449,13 @@ fn admit(
         Some(call_id) => call_id,
         None => CallId::new(&format!("{id:032x}")).ok_or_else(no_id)?,
     };
+    // A call that nobody announced and that is only to be looked at leaves no record, whatever its path.
+    let mode = match rules.unknown_call {
+        UnknownCall::Debug if grant.is_unknown => StreamMode::Simple,
+        _ => request.alias.mode,
+    };
     tracing::info!(
-        call_id = %call_id, alias = request.alias.pattern, worker = grant.worker.0,
+        call_id = %call_id, mode = mode.label(), alias = request.alias.pattern, worker = grant.worker.0,
         peer = peer.map(tracing::field::display), repaired = request.repaired, "stream admitted"
     );
     Ok(Admitted {
@@ -393,6 +464,7 @@ fn admit(
             settings: directory.settings.clone(),
             policy: directory.policy.clone(),
             expected_call_sid: grant.expected_call_sid,
+            mode,
             seed,
         }),
         place,
@@ -479,6 +551,7 @@ pub(super) fn admit_from_control(
     desk: &Rc<Desk>,
     head: &[u8],
     peer: Option<SocketAddr>,
+    request_id: &str,
 ) -> AdmitAnswer {
     let outcome = match read_door(desk, head) {
         Ok(Some((Door::Stream(request), _))) => {
@@ -511,7 +584,8 @@ pub(super) fn admit_from_control(
             desk.meter.rejected(answer.refusal.code);
             AdmitAnswer::Refuse {
                 status: answer.refusal.status,
-                body: answer.body(),
+                headers: answer.headers(),
+                body: answer.body(request_id),
             }
         }
     }

@@ -12,8 +12,9 @@ pub mod dial;
 mod listener;
 mod upgrade;
 
-use crate::base::id::WorkerId;
+use crate::base::id::{CallId, WorkerId};
 use crate::base::limit::{HEAD_DEADLINE, TLS_ACCEPT_DEADLINE};
+use crate::base::time::Clock as _;
 use crate::bus::command::{DeskInbox, ToDesk, WorkerSender};
 use crate::bus::directory::SharedDirectory;
 use crate::bus::report::HttpSender;
@@ -32,7 +33,7 @@ use std::future::Future;
 use std::io;
 use std::net::{Shutdown, SocketAddr, TcpListener};
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::task::JoinHandle;
 
@@ -81,7 +82,9 @@ struct Desk {
     /// Where the model is.
     targets: RefCell<Targets>,
     admission: RefCell<Admission>,
-    strangers: RefCell<Strangers>,
+    strangers: Arc<Mutex<Strangers>>,
+    /// Refusals over the caps that are being said.
+    goodbyes: Cell<usize>,
     /// Admitted on control's behalf, by the number in the answer.
     admitted: RefCell<HashMap<u64, Admitted>>,
     next_ticket: Cell<u64>,
@@ -89,14 +92,27 @@ struct Desk {
     early: dial::Early,
     sockets: Rc<Sockets>,
     stopping: Cell<bool>,
+    /// Both make the ids of refused requests.
+    started_unix_ms: u64,
+    requests: Cell<u64>,
     clock: SystemClock,
     meter: DeskMeter,
+}
+
+impl Desk {
+    /// The same form as control's, and never the same id.
+    fn next_request_id(&self) -> String {
+        let number = self.requests.replace(self.requests.get() + 1);
+        format!("{:x}-d{number:x}", self.started_unix_ms)
+    }
 }
 
 /// A call's place at a worker, given back when it is dropped, unless the worker has the call.
 struct Place {
     desk: Rc<Desk>,
     worker: Option<WorkerId>,
+    /// Where the id came with the stream.
+    call_id: Option<CallId>,
 }
 
 impl Place {
@@ -108,7 +124,10 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         if let Some(worker) = self.worker {
-            self.desk.admission.borrow_mut().release(worker);
+            self.desk
+                .admission
+                .borrow_mut()
+                .release(worker, self.call_id);
         }
     }
 }
@@ -189,7 +208,10 @@ fn start_with(
         http,
         client_tls,
         tls: RefCell::new(tls),
-        strangers: RefCell::default(),
+        strangers: Arc::default(),
+        goodbyes: Cell::new(0),
+        started_unix_ms: SystemClock::new().now().unix_ms,
+        requests: Cell::new(0),
         admitted: RefCell::default(),
         next_ticket: Cell::new(1),
         dials: Dials::default(),
@@ -290,10 +312,18 @@ async fn run(desk: Rc<Desk>, mut inbox: DeskInbox, listeners: Vec<TcpListener>) 
                     spawn(dial::predial(desk.clone(), call_id));
                 }
             }
-            ToDesk::Ended { worker, call_id: _ } => desk.admission.borrow_mut().release(worker),
-            ToDesk::Admit { head, peer, answer } => {
+            ToDesk::Ended { worker, call_id } => {
+                desk.admission.borrow_mut().release(worker, Some(call_id));
+            }
+            ToDesk::Admit {
+                head,
+                peer,
+                request_id,
+                answer,
+            } => {
                 // Whoever asked may be gone by now; the place then falls back by its deadline.
-                let _ = answer.send(listener::admit_from_control(&desk, &head, peer));
+                let decided = listener::admit_from_control(&desk, &head, peer, &request_id);
+                let _ = answer.send(decided);
             }
             ToDesk::Admitted { ticket, connection } => {
                 listener::admitted_from_control(&desk, ticket, *connection);

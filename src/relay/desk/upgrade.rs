@@ -78,24 +78,36 @@ impl From<UpgradeError> for Answer {
 
 impl Answer {
     /// The JSON body.
-    pub(super) fn body(&self) -> String {
+    pub(super) fn body(&self, request_id: &str) -> String {
         let Refusal { code, message, .. } = self.refusal;
-        serde_json::json!({ "error": { "code": code, "message": message } }).to_string()
+        serde_json::json!({
+            "error": { "code": code, "message": message, "requestId": request_id }
+        })
+        .to_string()
+    }
+
+    /// The header lines that the status calls for.
+    pub(super) fn headers(&self) -> Vec<(&'static str, String)> {
+        let own = self.headers.iter();
+        let mut headers: Vec<_> = own
+            .map(|(name, value)| (*name, (*value).to_owned()))
+            .collect();
+        let retry_after = self.refusal.retry_after;
+        headers.extend(retry_after.map(|secs| ("Retry-After", secs.to_string())));
+        headers
     }
 
     /// The whole response.
-    pub(super) fn write(&self) -> Vec<u8> {
-        let mut headers = self.headers.to_vec();
-        let retry_after = self.refusal.retry_after.map(|secs| secs.to_string());
-        if let Some(secs) = &retry_after {
-            headers.push(("Retry-After", secs));
-        }
+    pub(super) fn write(&self, request_id: &str) -> Vec<u8> {
+        let headers = self.headers();
+        let mut lines = vec![("X-Request-Id", request_id)];
+        lines.extend(headers.iter().map(|(name, value)| (*name, value.as_str())));
         let mut out = Vec::new();
-        let body = self.body();
+        let body = self.body(request_id);
         write_response(
             &mut out,
             self.refusal.status,
-            &headers,
+            &lines,
             "application/json",
             body.as_bytes(),
         );
@@ -106,7 +118,8 @@ impl Answer {
 /// Decides by the head alone. `echo`: the conformance route is open.
 pub(super) fn classify(head: &RequestHead<'_>, echo: bool) -> Door {
     let refuse = |status, code, message| Door::Refuse(Refusal::new(status, code, message).into());
-    match resolve(head.target) {
+    let target = head.origin_form();
+    match resolve(target) {
         Resolved::Stream {
             alias,
             id,
@@ -123,7 +136,7 @@ pub(super) fn classify(head: &RequestHead<'_>, echo: bool) -> Door {
                         token: query_token.or_else(|| header_token.map(str::to_owned)),
                         repaired,
                         signature: head.headers.first("x-twilio-signature").map(str::to_owned),
-                        target: head.target.to_owned(),
+                        target: target.to_owned(),
                     })
                 }
                 Err(error) => Door::Refuse(error.into()),
@@ -195,7 +208,7 @@ mod tests {
         let Door::Refuse(answer) = door("GET /streams", "", false) else {
             panic!()
         };
-        let text = String::from_utf8(answer.write()).unwrap();
+        let text = String::from_utf8(answer.write("r1")).unwrap();
         assert!(text.starts_with("HTTP/1.1 426 "), "{text}");
         assert!(text.contains("\r\nUpgrade: websocket\r\n"), "{text}");
         assert!(
@@ -204,7 +217,7 @@ mod tests {
         );
         assert!(text.contains("\r\nSec-WebSocket-Version: 13\r\n"), "{text}");
         assert!(text.ends_with(
-            r#"{"error":{"code":"not_an_upgrade","message":"this is a WebSocket endpoint"}}"#
+            r#"{"error":{"code":"not_an_upgrade","message":"this is a WebSocket endpoint","requestId":"r1"}}"#
         ));
     }
 
@@ -247,6 +260,22 @@ mod tests {
             Door::Echo(_)
         ));
         assert_eq!(status(door("GET /conformance/echo", "", true)), 426);
+    }
+
+    #[test]
+    fn a_target_in_absolute_form_means_its_path() {
+        for (target, path) in [
+            ("http://x/media-stream/CA1?a=b", "/media-stream/CA1?a=b"),
+            ("HTTPS://x:1/streams", "/streams"),
+        ] {
+            match door(&format!("GET {target}"), UPGRADE, false) {
+                Door::Stream(request) => assert_eq!(request.target, path),
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(door("GET http://x/health", "", false), Door::Control);
+        assert_eq!(status(door("GET http://x", UPGRADE, false)), 404);
+        assert_eq!(status(door("GET ftp://x/streams", UPGRADE, false)), 404);
     }
 
     #[test]

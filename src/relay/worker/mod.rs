@@ -29,8 +29,9 @@ use crate::base::limit;
 use crate::base::time::Clock;
 use crate::bus::command::{DeskSender, ToDesk, ToWorker, WorkerInbox};
 use crate::bus::report::ReportSender;
+use crate::bus::tool::ToolSender;
 use crate::call::session::{Closed, Session};
-use crate::call::{DialFailure, Leg, Stats};
+use crate::call::{DialFailure, Fact, Leg, Stats};
 use crate::telemetry::meter::{WorkerMeter, WorkerStats};
 use crate::transport::clock::SystemClock;
 use deadline::Deadlines;
@@ -77,6 +78,8 @@ pub struct Parts {
     pub desk: DeskSender,
     /// Where facts go.
     pub reports: ReportSender,
+    /// Where tools are asked for.
+    pub tools: ToolSender,
     /// The process's clock.
     pub clock: SystemClock,
     /// What its legs together may hold in grown buffers: this worker's part of `limit::GROWN_BYTES_BUDGET`.
@@ -146,6 +149,7 @@ impl Worker {
                 pool: CarryPool::default(),
                 desk: parts.desk,
                 reports: parts.reports,
+                tools: parts.tools,
                 desk_waiting: VecDeque::new(),
                 meter: WorkerMeter::new(parts.id),
                 stats: WorkerStats::default(),
@@ -373,10 +377,13 @@ impl Worker {
         let now = self.shared.now;
         match order {
             ToWorker::Adopt { setup, carrier } => {
-                let call_id = setup.call_id;
+                let (call_id, mode) = (setup.call_id, setup.mode);
                 let life = self
                     .table
                     .insert(call_id, Driver::Call(Box::new(Session::new(*setup, now))));
+                let admitted = Fact::Admitted { mode };
+                let reported_end = &mut life.reported_end;
+                self.shared.send_report(call_id, admitted, reported_end);
                 self.shared.install(life, Leg::Carrier, *carrier);
                 Self::touch(&mut self.touched, life);
             }
@@ -423,6 +430,18 @@ impl Worker {
                 }
                 Self::touch(&mut self.touched, life);
             }
+            ToWorker::ToolResult { slot, result } => {
+                // The call may have ended meanwhile.
+                let Some(life) = self.table.find(slot) else {
+                    return;
+                };
+                let driver = &mut life.driver;
+                let outcome = AssertUnwindSafe(|| driver.handle_tool_result(result, now));
+                if catch_unwind(outcome).is_err() {
+                    self.shared.on_panic(life);
+                }
+                Self::touch(&mut self.touched, life);
+            }
             ToWorker::Call { call_id, command } => {
                 for life in self.table.lives().filter(|life| life.call_id == call_id) {
                     life.driver.handle_command(command, now);
@@ -447,6 +466,7 @@ impl Worker {
         life.touched = false;
         let shared = &mut self.shared;
         shared.obey(life);
+        shared.ask_tools(life);
         for index in 0..life.legs.len() {
             shared.transmit(life, index)?;
         }

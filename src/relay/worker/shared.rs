@@ -10,7 +10,9 @@ use crate::base::limit;
 use crate::base::time::Now;
 use crate::bus::command::{DeskSender, ToDesk};
 use crate::bus::report::ReportSender;
+use crate::bus::tool::{ToolRequest, ToolSender};
 use crate::call::session::{Closed, Intent};
+use crate::call::tools::ToolResult;
 use crate::call::{EndReason, Fact, Leg, Report, Stats};
 use crate::telemetry::log::brief;
 use crate::telemetry::meter::{WorkerMeter, WorkerStats};
@@ -31,6 +33,7 @@ pub(super) struct Shared {
     pub(super) pool: CarryPool,
     pub(super) desk: DeskSender,
     pub(super) reports: ReportSender,
+    pub(super) tools: ToolSender,
     /// Orders to the desk that found its queue full.
     pub(super) desk_waiting: VecDeque<ToDesk>,
     pub(super) meter: WorkerMeter,
@@ -193,6 +196,23 @@ impl Shared {
         });
     }
 
+    /// Asks for the tools that a call wants. Without room the model is told so at once.
+    pub(super) fn ask_tools(&mut self, life: &mut Life) {
+        while let Some(call) = life.driver.poll_tool() {
+            let tool_call_id = call.tool_call_id;
+            let request = ToolRequest {
+                worker: self.id,
+                slot: life.key,
+                call_id: life.call_id,
+                call,
+            };
+            if self.tools.try_send(request).is_err() {
+                let busy = ToolResult::busy(tool_call_id);
+                life.driver.handle_tool_result(busy, self.now);
+            }
+        }
+    }
+
     /// Starts the leg's next send, if none is in flight and something waits.
     pub(super) fn transmit(&mut self, life: &mut Life, index: usize) -> io::Result<()> {
         let key = LegKey {
@@ -317,6 +337,9 @@ impl Shared {
     pub(super) fn send_report(&mut self, call_id: CallId, fact: Fact, reported_end: &mut bool) {
         if let Fact::Turn(turn) = &fact {
             self.meter.turn(turn);
+        }
+        if let Fact::ToolFinished { outcome, took, .. } = &fact {
+            self.meter.tool(*outcome, *took);
         }
         if let Fact::Ended { reason, stats } = &fact {
             *reported_end = true;

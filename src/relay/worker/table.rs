@@ -7,6 +7,7 @@ use super::ring::{GENERATION_MASK, LegKey};
 use crate::base::id::{CallId, SlotKey};
 use crate::base::time::{Mono, Now};
 use crate::call::session::{Closed, Command, Intent, Session};
+use crate::call::tools::{ToolCall, ToolResult};
 use crate::call::{DialFailure, Fact, Leg};
 
 /// What drives a slot's legs.
@@ -104,6 +105,19 @@ impl Driver {
             Self::Call(session) => session.poll_transmit(leg, max),
             Self::Echo(echo) => echo.poll_transmit(max),
             _ => &[],
+        }
+    }
+
+    pub(super) fn handle_tool_result(&mut self, result: ToolResult, now: Now) {
+        if let Self::Call(session) = self {
+            session.handle_tool_result(result, now);
+        }
+    }
+
+    pub(super) fn poll_tool(&mut self) -> Option<ToolCall> {
+        match self {
+            Self::Call(session) => session.poll_tool(),
+            _ => None,
         }
     }
 

@@ -6,6 +6,7 @@ use super::table::Driver;
 use super::*;
 use crate::bus::command::{EchoOutcome, ToDesk, WorkerSender, desk_queue, worker_queue};
 use crate::bus::report::{ReportInbox, report_queue};
+use crate::bus::tool::tool_queue;
 use crate::call::{EndReason, Fact};
 use crate::proto::ws::Role;
 use crate::proto::ws::writer::{Kind, write_frame};
@@ -32,6 +33,7 @@ impl Fixture {
             inbox,
             desk,
             reports,
+            tools: tool_queue(1).0,
             clock: SystemClock::new(),
             grown_bytes_max: 1 << 20,
         };
@@ -163,6 +165,7 @@ fn a_planted_panic_ends_its_call_and_every_other_goes_on() {
         inbox,
         desk,
         reports,
+        tools: tool_queue(1).0,
         clock: SystemClock::new(),
         grown_bytes_max: 1 << 20,
     };
@@ -235,6 +238,7 @@ fn the_leg_that_grows_past_the_budget_pays_and_its_bytes_are_counted_home() {
         inbox,
         desk,
         reports,
+        tools: tool_queue(1).0,
         clock: SystemClock::new(),
         grown_bytes_max: 256 * 1024,
     };
@@ -315,6 +319,7 @@ fn a_call_that_ends_while_its_dial_is_out_takes_the_dial_back() {
         settings: Default::default(),
         policy: Default::default(),
         expected_call_sid: None,
+        mode: crate::base::route::StreamMode::Full,
         seed: [1; 32],
     });
     let carrier_leg = established(theirs);

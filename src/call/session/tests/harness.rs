@@ -113,6 +113,7 @@ pub(super) fn setup() -> Setup {
             ..Policy::default()
         }),
         expected_call_sid: None,
+        mode: crate::base::route::StreamMode::Full,
         seed: [7; 32],
     }
 }
@@ -186,7 +187,11 @@ impl Pair {
 
     /// Up to `start`.
     pub(super) fn started() -> Self {
-        let mut pair = Self::new();
+        Self::started_with(setup())
+    }
+
+    fn started_with(setup: Setup) -> Self {
+        let mut pair = Self::with(setup);
         pair.carrier(r#"{"event":"connected","protocol":"Call","version":"1.0.0"}"#);
         pair.carrier(START);
         assert_eq!(pair.dials, 1);
@@ -195,7 +200,11 @@ impl Pair {
 
     /// Up to a confirmed session.
     pub(super) fn ready() -> Self {
-        let mut pair = Self::started();
+        Self::ready_with(setup())
+    }
+
+    pub(super) fn ready_with(setup: Setup) -> Self {
+        let mut pair = Self::started_with(setup);
         pair.connect();
         pair.model(CREATED);
         pair.model(UPDATED);

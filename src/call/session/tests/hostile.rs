@@ -2,9 +2,10 @@
 
 use super::harness::*;
 use crate::base::limit;
-use crate::call::fact::{Drop, EndReason, Fact, Leg, Stats};
+use crate::call::fact::{Drop, EndReason, Fact, Leg, Stats, VIOLATIONS};
 use crate::call::session::Closed;
 use crate::proto::ws::Role;
+use crate::proto::ws::reader::Violation;
 use crate::proto::ws::writer::Kind;
 use proptest::prelude::*;
 
@@ -53,6 +54,16 @@ fn a_carrier_that_breaks_the_protocol_is_closed_with_the_code_of_what_it_did() {
         assert_eq!(stats.violations.as_flattened().iter().sum::<u64>(), 1);
         assert_eq!(pair.wind_up(), EndReason::CarrierProtocol);
     }
+}
+
+#[test]
+fn every_violation_of_the_reader_has_a_count() {
+    for violation in Violation::ALL {
+        let mut stats = Stats::default();
+        stats.violation(Leg::Realtime, violation.label());
+        assert_eq!(stats.violations[1].iter().sum::<u64>(), 1, "{violation:?}");
+    }
+    assert_eq!(VIOLATIONS.len(), Violation::ALL.len() + 1);
 }
 
 #[test]

@@ -1,11 +1,13 @@
 //! Whole sessions between a scripted carrier and a scripted model, on a virtual clock.
 
 mod audio;
+mod barge_in;
 mod ends;
 mod harness;
+mod heard;
 mod hostile;
 mod life;
 mod model;
 mod outage;
-mod sim;
 mod start;
+mod tools;

@@ -109,7 +109,7 @@ async fn tls_connections_are_handed_over_with_their_state() {
     let mut client = connect_tls(&house, &ca).await.unwrap();
     let request = "GET /health HTTP/1.1\r\nHost: x\r\n\r\n";
     client.write_all(request.as_bytes()).await.unwrap();
-    let mut established = *house.http.recv().await.unwrap();
+    let mut established = house.http.recv().await.unwrap().established;
     assert_eq!(
         std::mem::take(&mut established.plaintext),
         request.as_bytes()
@@ -149,6 +149,7 @@ async fn reload(house: &House) {
     let order = ToDesk::Admit {
         head: b"GET /nowhere HTTP/1.1\r\nHost: x\r\n\r\n".to_vec(),
         peer: None,
+        request_id: String::new(),
         answer,
     };
     house.orders.send(order).await.unwrap();
@@ -241,7 +242,7 @@ async fn ordinary_requests_go_to_control_whole() {
     ] {
         let mut client = house.connect().await;
         client.write_all(request.as_bytes()).await.unwrap();
-        let mut established = *house.http.recv().await.unwrap();
+        let mut established = house.http.recv().await.unwrap().established;
         assert_eq!(
             std::mem::take(&mut established.plaintext),
             request.as_bytes()
@@ -390,19 +391,22 @@ async fn strangers_are_capped_by_address_and_places_come_back() {
     config.listen.connections_per_address = 1;
     let house = House::new(config);
     let held = house.connect().await;
-    // Accepted in order: the second one is over the bound and is closed unanswered.
-    let mut second = house.connect().await;
-    assert_eq!(second.read(&mut [0; 1]).await.unwrap_or(0), 0);
+    // Accepted in order: the second one is over the bound.
+    let answer = house.ask("").await;
+    assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+    assert!(answer.contains("\r\nRetry-After: 5\r\n"), "{answer}");
+    assert!(answer.contains("\r\nConnection: close\r\n"), "{answer}");
     drop(held);
     // The place comes back as soon as the desk has seen the end.
     loop {
         let mut client = house.connect().await;
         client.write_all(get("/streams").as_bytes()).await.unwrap();
         let mut begin = [0; 12];
-        if client.read_exact(&mut begin).await.is_ok() {
-            assert_eq!(&begin, b"HTTP/1.1 101");
+        client.read_exact(&mut begin).await.unwrap();
+        if &begin == b"HTTP/1.1 101" {
             break;
         }
+        assert_eq!(&begin, b"HTTP/1.1 503");
     }
     // An admitted stream is no stranger any more.
     let (_, _, carrier) = house.workers[0].adopted().await;
@@ -410,11 +414,37 @@ async fn strangers_are_capped_by_address_and_places_come_back() {
         let mut client = house.connect().await;
         client.write_all(get("/streams").as_bytes()).await.unwrap();
         let mut begin = [0; 12];
-        if client.read_exact(&mut begin).await.is_ok() {
+        client.read_exact(&mut begin).await.unwrap();
+        if &begin == b"HTTP/1.1 101" {
             break;
         }
     }
     drop(carrier);
+}
+
+#[tokio::test]
+async fn a_connection_with_control_keeps_its_place_until_it_ends() {
+    let mut config = loopback_config();
+    config.listen.connections_per_address = 2;
+    // The bound of the world is not this machine's.
+    config.listen.connections_max = 1;
+    let mut house = House::new(config);
+    let request = "GET /health HTTP/1.1\r\nHost: x\r\n\r\n";
+    let mut with_control = Vec::new();
+    let mut clients = Vec::new();
+    for keep_alive in [true, false] {
+        let mut client = house.connect().await;
+        client.write_all(request.as_bytes()).await.unwrap();
+        clients.push(client);
+        let connection = house.http.recv().await.unwrap();
+        assert_eq!(connection.keep_alive, keep_alive, "half is room for calls");
+        with_control.push(connection);
+    }
+    assert!(house.ask("").await.starts_with("HTTP/1.1 503 "));
+    drop(with_control.pop());
+    let mut client = house.connect().await;
+    client.write_all(request.as_bytes()).await.unwrap();
+    house.http.recv().await.unwrap();
 }
 
 #[tokio::test]
@@ -444,6 +474,7 @@ async fn control_gets_the_same_admission_for_its_connections() {
         let order = ToDesk::Admit {
             head: head.as_bytes().to_vec(),
             peer: None,
+            request_id: "r7".into(),
             answer,
         };
         house.orders.send(order).await.unwrap();
@@ -480,9 +511,10 @@ async fn control_gets_the_same_admission_for_its_connections() {
         ("\r\nrubbish\r\n\r\n".into(), 400),
     ] {
         match admit(&head).await {
-            AdmitAnswer::Refuse { status, body } => {
+            AdmitAnswer::Refuse { status, body, .. } => {
                 assert_eq!(status, expected, "{head}");
-                assert!(serde_json::from_str::<serde_json::Value>(&body).is_ok());
+                let body: serde_json::Value = serde_json::from_str(&body).unwrap();
+                assert_eq!(body["error"]["requestId"], "r7");
             }
             other => panic!("{other:?}"),
         }

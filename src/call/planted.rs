@@ -1,0 +1,89 @@
+//! Bugs on purpose, to prove that the simulation's checkers find such bugs. Exists under the feature `planted-bugs`
+//! alone, which is a compile error without debug assertions; `tests/sim` switches one on at a time.
+
+use std::cell::Cell;
+
+/// One bug. Each is one line at its place in `call`, behind the feature.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Planted {
+    /// A gap in stream time is counted as filled, and no silence is sent.
+    FillMissing,
+    /// Held audio goes out newest first.
+    EarlyReversed,
+    /// `Fact::Ended` twice.
+    EndedTwice,
+    /// A lost model ends the call without `Fact::Ended`.
+    EndUnsaid,
+    /// The caller hangs up, and the model's connection stays open.
+    UpstreamLeftOpen,
+    /// Frames go out behind the close frame.
+    TalksAfterClose,
+    /// A delta of the model's is sent twice.
+    DeltaDoubled,
+    /// A delta that found no room or no session is not counted as dropped.
+    DropUncounted,
+    /// A send that the peer never takes is waited for without end.
+    StallUnnoticed,
+    /// Pings are not answered.
+    PongForgotten,
+    /// The mark at an item's end has a name that was used before.
+    MarkNameReused,
+    /// Late audio of what the caller interrupted is played.
+    LateDelta,
+    /// The caller speaks, and the carrier is not told.
+    ClearForgotten,
+    /// What waits on the carrier's leg stays there behind a clear.
+    QueueUncut,
+    /// A server that does not break off by itself is not told to.
+    CancelForgotten,
+    /// An item is truncated at what was sent of it.
+    TruncatedAtSent,
+    /// An item is truncated twice.
+    TruncatedTwice,
+    /// Heard runs ahead of the ear by a quarter.
+    ClockTooFast,
+    /// A response is asked for while one is active.
+    CreateTooEarly,
+    /// A response is asked for twice.
+    CreateTwice,
+}
+
+impl Planted {
+    /// All of them.
+    pub const ALL: &[Planted] = &[
+        Planted::FillMissing,
+        Planted::EarlyReversed,
+        Planted::EndedTwice,
+        Planted::EndUnsaid,
+        Planted::UpstreamLeftOpen,
+        Planted::TalksAfterClose,
+        Planted::DeltaDoubled,
+        Planted::DropUncounted,
+        Planted::StallUnnoticed,
+        Planted::PongForgotten,
+        Planted::MarkNameReused,
+        Planted::LateDelta,
+        Planted::ClearForgotten,
+        Planted::QueueUncut,
+        Planted::CancelForgotten,
+        Planted::TruncatedAtSent,
+        Planted::TruncatedTwice,
+        Planted::ClockTooFast,
+        Planted::CreateTooEarly,
+        Planted::CreateTwice,
+    ];
+}
+
+thread_local! {
+    static ACTIVE: Cell<Option<Planted>> = const { Cell::new(None) };
+}
+
+/// Switches one bug on in this thread, or all off.
+pub fn set(bug: Option<Planted>) {
+    ACTIVE.set(bug);
+}
+
+/// Whether this bug is on.
+pub fn is(bug: Planted) -> bool {
+    ACTIVE.get() == Some(bug)
+}

@@ -1,0 +1,198 @@
+//! A session whose model uses tools: what goes to whom, and in which order.
+
+use super::harness::*;
+use crate::call::fact::{EndReason, Fact};
+use crate::call::session::Setup;
+use crate::call::tools::{Outcome, ToolCallId, ToolResult};
+use crate::proto::realtime::settings::Settings;
+use crate::proto::realtime::tool::{Builtin, Tool};
+use serde_json::Value;
+use std::sync::Arc;
+
+fn with_tools() -> Pair {
+    let look_up = "name = \"look_up\"\nurl = \"http://127.0.0.1:9/\"";
+    let mut tools = vec![toml::from_str::<Tool>(look_up).expect("a tool")];
+    tools.extend(Builtin::ALL.map(Tool::builtin));
+    let mut pair = Pair::with(Setup {
+        settings: Arc::new(Settings {
+            tools,
+            ..Settings::default()
+        }),
+        ..setup()
+    });
+    pair.carrier(START);
+    pair.connect();
+    pair.model(CREATED);
+    pair.model(UPDATED);
+    pair.model(r#"{"type":"response.created","response":{"id":"resp_1"}}"#);
+    pair.model.got.clear();
+    pair
+}
+
+fn function_call(pair: &mut Pair, call_id: &str, name: &str, arguments: &str) {
+    let item = serde_json::json!({
+        "type": "response.output_item.done", "response_id": "resp_1", "output_index": 0,
+        "item": {"id": "item_9", "type": "function_call", "status": "completed",
+                 "name": name, "call_id": call_id, "arguments": arguments},
+    });
+    pair.model(&item.to_string());
+}
+
+fn response_done(pair: &mut Pair) {
+    pair.model(r#"{"type":"response.done","response":{"id":"resp_1","status":"completed"}}"#);
+}
+
+fn answer(pair: &mut Pair, call_id: &str, output: &str) {
+    let result = ToolResult {
+        tool_call_id: ToolCallId::new(call_id).expect("short"),
+        output: output.into(),
+        outcome: Outcome::Ok,
+    };
+    let at = now(pair.at_ms);
+    pair.session.handle_tool_result(result, at);
+    pair.pump();
+}
+
+/// What the model was told, beside audio: outputs as `id=output`, else the type.
+fn told(pair: &Pair) -> Vec<String> {
+    let events = pair.model.texts().into_iter().map(|text| {
+        let event: Value = serde_json::from_str(text).expect("JSON");
+        match &event["item"]["call_id"] {
+            Value::String(id) => format!("{id}={}", event["item"]["output"].as_str().unwrap()),
+            _ => event["type"].as_str().unwrap().to_owned(),
+        }
+    });
+    events.collect()
+}
+
+#[test]
+fn an_http_tool_is_asked_and_its_answer_brings_one_response() {
+    let mut pair = with_tools();
+    function_call(&mut pair, "a", "look_up", "{\"id\":1}");
+    function_call(&mut pair, "b", "look_up", "{\"id\":2}");
+    let asked: Vec<_> = std::iter::from_fn(|| pair.session.poll_tool()).collect();
+    assert_eq!(asked.len(), 2);
+    assert_eq!(asked[0].arguments, "{\"id\":1}");
+    answer(&mut pair, "b", "B");
+    response_done(&mut pair);
+    assert_eq!(told(&pair), [""; 0]);
+    answer(&mut pair, "a", "A");
+    assert_eq!(told(&pair), ["a=A", "b=B", "response.create"]);
+    let finished = pair.facts.iter();
+    let finished = finished.filter(|fact| matches!(fact, Fact::ToolFinished { .. }));
+    assert_eq!(finished.count(), 2);
+}
+
+#[test]
+fn a_response_waits_for_the_one_under_way() {
+    let mut pair = with_tools();
+    function_call(&mut pair, "a", "look_up", "{}");
+    response_done(&mut pair);
+    pair.model(r#"{"type":"response.created","response":{"id":"resp_2"}}"#);
+    answer(&mut pair, "a", "A");
+    assert_eq!(told(&pair), ["a=A"]);
+    pair.model(r#"{"type":"response.done","response":{"id":"resp_2","status":"completed"}}"#);
+    assert_eq!(told(&pair), ["a=A", "response.create"]);
+}
+
+#[test]
+fn a_tool_that_nobody_answers_for_is_answered_by_the_call_itself() {
+    let mut pair = with_tools();
+    function_call(&mut pair, "a", "look_up", "{}");
+    response_done(&mut pair);
+    pair.pass(11_000);
+    pair.model.got.clear();
+    pair.pass(2_000);
+    let told = told(&pair);
+    assert!(
+        told.iter().any(|t| t.starts_with("a={\"error\":")),
+        "{told:?}"
+    );
+    assert!(told.contains(&"response.create".to_owned()), "{told:?}");
+}
+
+#[test]
+fn keys_are_played_to_the_caller_and_every_byte_is_counted() {
+    let mut pair = with_tools();
+    function_call(&mut pair, "a", "send_dtmf", "{\"digits\":\"12\"}");
+    let mut heard = Vec::new();
+    for text in pair.carrier.texts() {
+        let event: Value = serde_json::from_str(text).expect("JSON");
+        if let Some(payload) = event["media"]["payload"].as_str() {
+            assert!(crate::proto::audio::base64::decode_into(
+                payload.as_bytes(),
+                &mut heard
+            ));
+        }
+    }
+    let mut expected = Vec::new();
+    let digits = crate::proto::audio::dtmf::Digits::parse("12").expect("keys");
+    crate::proto::audio::dtmf::tones_into(&digits, &mut expected);
+    assert_eq!(heard, expected);
+    let stats = pair.session.stats();
+    assert_eq!(
+        stats.outbound_bytes,
+        stats.outbound_bytes_sent + stats.outbound_bytes_dropped
+    );
+    assert!(told(&pair)[0].starts_with("a={\"ok\":true"));
+}
+
+#[test]
+fn the_goodbye_is_heard_before_the_call_ends() {
+    let mut pair = with_tools();
+    pair.model(&delta("item_1", &payload(1)));
+    function_call(&mut pair, "a", "end_call", "{\"reason\":\"all done\"}");
+    response_done(&mut pair);
+    assert_eq!(pair.reason(), None);
+    let marks: Vec<String> = pair
+        .carrier
+        .texts()
+        .into_iter()
+        .filter_map(|text| {
+            let event: Value = serde_json::from_str(text).expect("JSON");
+            event["mark"]["name"].as_str().map(str::to_owned)
+        })
+        .collect();
+    assert!(!marks.is_empty());
+    for name in marks {
+        pair.carrier(&format!(
+            r#"{{"event":"mark","sequenceNumber":"88","streamSid":"{SID}","mark":{{"name":"{name}"}}}}"#
+        ));
+    }
+    assert_eq!(pair.reason(), Some(EndReason::EndedByModel));
+}
+
+#[test]
+fn a_carrier_that_returns_no_marks_does_not_keep_an_ended_call() {
+    let mut pair = with_tools();
+    pair.model(&delta("item_1", &payload(1)));
+    function_call(&mut pair, "a", "end_call", "{}");
+    response_done(&mut pair);
+    assert_eq!(pair.reason(), None);
+    pair.pass(19_000);
+    assert_eq!(pair.reason(), None);
+    pair.pass(1_000);
+    assert_eq!(pair.reason(), Some(EndReason::EndedByModel));
+}
+
+#[test]
+fn a_cut_off_call_with_broken_arguments_is_passed_over() {
+    let mut pair = with_tools();
+    pair.model(r#"{"type":"response.output_item.done","response_id":"resp_1","item":{"id":"i","type":"function_call","status":"incomplete","name":"look_up","call_id":"a","arguments":"{\"id\":"}}"#);
+    pair.model(r#"{"type":"response.done","response":{"id":"resp_1","status":"cancelled"}}"#);
+    assert!(pair.session.poll_tool().is_none());
+    assert_eq!(told(&pair), [""; 0]);
+}
+
+#[test]
+fn a_caller_who_speaks_into_the_goodbye_keeps_the_call() {
+    let mut pair = with_tools();
+    pair.model(&delta("item_1", &payload(1)));
+    function_call(&mut pair, "a", "end_call", "{}");
+    response_done(&mut pair);
+    pair.model(
+        r#"{"type":"input_audio_buffer.speech_started","audio_start_ms":900,"item_id":"item_2"}"#,
+    );
+    pair.pass(25_000);
+    assert_eq!(pair.reason(), None);
+}

@@ -1,0 +1,160 @@
+//! The call's side of its tools: what `ToolBox` decides becomes events, audio, facts and an end. Core; part of `Call`.
+
+use super::fact::{EndReason, Leg};
+use super::outbox::Class;
+use super::responses::{Want, Why};
+use super::state::Phase;
+use super::tools::{ToolAction, ToolCall, ToolResult};
+use super::{Call, Output};
+use crate::base::time::{Mono, Now};
+use crate::proto::audio::{base64, dtmf};
+use crate::proto::realtime::client_event::{self, NewItem};
+use crate::proto::realtime::server_event::{AudioDelta, Item};
+use std::borrow::Cow;
+use std::time::Duration;
+
+/// Names our outputs.
+const OUTPUT_EVENT_ID: &str = "vr_tool_output";
+/// Tones go out in messages of this much audio, bytes: 200 ms, as a mark follows each.
+const TONE_CHUNK_BYTES: usize = 1_600;
+/// The content index of tones: no part of an item that a model makes.
+const TONES: u64 = u64::MAX;
+/// How long the goodbye may take to be heard before the call ends anyway.
+const GOODBYE_MAX: Duration = Duration::from_secs(20);
+
+/// What of the tools' affairs is the call's own.
+#[derive(Debug, Default)]
+pub(super) struct ToolWork {
+    /// The model ended the call; at the latest then.
+    ending: Option<Mono>,
+}
+
+impl Call {
+    /// The next HTTP tool to ask; its answer goes to `handle_tool_result`.
+    pub fn poll_tool(&mut self) -> Option<ToolCall> {
+        self.tools.poll_request()
+    }
+
+    /// A tool's answer.
+    pub fn handle_tool_result(&mut self, result: ToolResult, now: Now, out: &mut impl Output) {
+        self.tools.handle_result(result, now);
+        self.work(now, out);
+    }
+
+    pub(super) fn on_output_item(
+        &mut self,
+        response_id: Option<&str>,
+        item: &Item<'_>,
+        now: Now,
+        out: &mut impl Output,
+    ) {
+        if self.phase == Phase::Ready {
+            self.tools.handle_item_done(response_id, item, now);
+            self.work(now, out);
+        }
+    }
+
+    pub(super) fn on_tools_done(
+        &mut self,
+        response_id: Option<&str>,
+        cancelled: bool,
+        now: Now,
+        out: &mut impl Output,
+    ) {
+        self.tools.handle_response_done(response_id, cancelled, now);
+        self.work(now, out);
+    }
+
+    /// The earliest deadline of the tools.
+    pub(super) fn tool_timeout(&self) -> Option<Mono> {
+        [self.tools.poll_timeout(), self.tool_work.ending]
+            .into_iter()
+            .flatten()
+            .filter(|_| !self.phase.is_ended())
+            .min()
+    }
+
+    /// Acts on what of it is due; `false` when nothing is.
+    pub(super) fn on_tool_timeout(&mut self, now: Now, out: &mut impl Output) -> bool {
+        if self.phase.is_ended() {
+            return false;
+        }
+        if self.tool_work.ending.is_some_and(|at| at <= now.mono) {
+            self.end(EndReason::EndedByModel);
+            return true;
+        }
+        let acted = self.tools.handle_timeout(now);
+        self.work(now, out);
+        acted
+    }
+
+    /// Ends a call that the model has ended, once its goodbye was heard.
+    pub(super) fn end_when_heard(&mut self, now: Now) {
+        if self.tool_work.ending.is_some() {
+            self.playback.advance(now.mono);
+            if !self.playback.is_unheard() {
+                self.end(EndReason::EndedByModel);
+            }
+        }
+    }
+
+    /// The caller spoke into the goodbye: the call goes on, and the model may end it again.
+    pub(super) fn keep_going(&mut self) {
+        self.tool_work.ending = None;
+    }
+
+    fn work(&mut self, now: Now, out: &mut impl Output) {
+        while let Some(action) = self.tools.poll() {
+            if self.phase.is_ended() {
+                continue;
+            }
+            match action {
+                ToolAction::Output {
+                    tool_call_id,
+                    output,
+                } => {
+                    let item = NewItem::FunctionCallOutput {
+                        call_id: tool_call_id.as_str(),
+                        output: &output,
+                    };
+                    let event = client_event::item_create(item, None, None, OUTPUT_EVENT_ID);
+                    self.send(out, Leg::Realtime, Class::Control, &[event.as_bytes()]);
+                }
+                ToolAction::WantResponse => {
+                    let want = Want {
+                        why: Why::Tools,
+                        instructions: None,
+                    };
+                    self.want(want, now, out);
+                }
+                ToolAction::EndCall { reason } => {
+                    self.note(format!("the model ended the call: {reason:?}"));
+                    self.end_item(now, out);
+                    self.tool_work.ending = Some(now.mono + GOODBYE_MAX);
+                    self.end_when_heard(now);
+                }
+                ToolAction::PlayDtmf(digits) => self.play_keys(&digits, now, out),
+                ToolAction::Report(fact) => self.facts.push_back(fact),
+            }
+        }
+    }
+
+    /// Tones for the caller's side, behind the audio that is already queued: on the same way as the model's audio, as
+    /// an item without a name, so that a caller who speaks cuts them like any other.
+    fn play_keys(&mut self, digits: &dtmf::Digits, now: Now, out: &mut impl Output) {
+        let mut tones = Vec::new();
+        dtmf::tones_into(digits, &mut tones);
+        for chunk in tones.chunks(TONE_CHUNK_BYTES) {
+            let mut text = Vec::new();
+            base64::encode_into(chunk, &mut text);
+            let delta = AudioDelta {
+                response_id: None,
+                item_id: None,
+                content_index: TONES,
+                delta: Cow::Owned(text),
+            };
+            self.on_delta(&delta, now, out);
+        }
+        self.end_item(now, out);
+    }
+}

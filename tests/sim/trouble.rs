@@ -1,0 +1,79 @@
+//! The script of one connection to the model: how it is set up, how it leaves, what it makes hard.
+
+use crate::dice::Dice;
+
+/// What a connection does beside talking.
+#[derive(Clone, Debug)]
+pub struct Script {
+    pub refuses_dial: bool,
+    pub never_answers_dial: bool,
+    pub dial_takes: u64,
+    /// The session is never created, never confirmed, confirmed with another format, refused.
+    pub setup: Setup,
+    /// When it goes, and how; counted from the connection.
+    pub leaves: Option<(u64, Leaves)>,
+    pub answers_close: bool,
+    /// Odd events, of a hundred turns.
+    pub odd: u64,
+    pub refuses_truncation: bool,
+    pub speed: u64,
+    pub turns_up_to_ms: u64,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Setup {
+    Good,
+    Silent,
+    Unconfirmed,
+    WrongFormat,
+    Refused,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Leaves {
+    Expired,
+    Close(u16),
+    Eof,
+    Reset,
+    Vanishes,
+}
+
+impl Script {
+    pub fn draw(dice: &mut Dice, calm: bool) -> Self {
+        let trouble = !calm && dice.percent(20);
+        let often = [Setup::Good; 16];
+        let mut setups = often.to_vec();
+        setups.extend([
+            Setup::Silent,
+            Setup::Unconfirmed,
+            Setup::WrongFormat,
+            Setup::Refused,
+        ]);
+        Self {
+            refuses_dial: trouble && dice.percent(15),
+            never_answers_dial: trouble && dice.percent(10),
+            dial_takes: dice.millis(1, 400),
+            setup: if trouble {
+                dice.pick(&setups)
+            } else {
+                Setup::Good
+            },
+            leaves: (trouble && dice.percent(60)).then(|| {
+                let how = dice.pick(&[
+                    Leaves::Expired,
+                    Leaves::Close(1001),
+                    Leaves::Close(1011),
+                    Leaves::Eof,
+                    Leaves::Reset,
+                    Leaves::Vanishes,
+                ]);
+                (dice.millis(0, 6_000), how)
+            }),
+            answers_close: !dice.percent(10),
+            odd: dice.pick(&[0, 10, 60]),
+            refuses_truncation: dice.percent(10),
+            speed: dice.between(1, 12),
+            turns_up_to_ms: dice.pick(&[800, 3_000, 6_000]),
+        }
+    }
+}
