@@ -4,7 +4,6 @@
 
 use crate::base::id::CallId;
 use crate::bus::report::{ReportInbox, ReportSender};
-use crate::call::policy::OnModelUnavailable;
 use crate::call::{Fact, Report};
 use crate::telemetry::log::{brief, mask_number};
 use crate::telemetry::meter::rate_limit;
@@ -216,11 +215,7 @@ fn log(report: &Report) {
         } => tracing::info!(call, gap_ms, attempts, items, "upstream again"),
         Fact::RolledOver { items } => tracing::info!(call, items, "session rolled over"),
         Fact::ModelUnavailable { action } => {
-            let action = match action {
-                OnModelUnavailable::Message(_) => "message",
-                OnModelUnavailable::Conference(_) => "conference",
-                OnModelUnavailable::HangUp => "hang_up",
-            };
+            let action = action.label();
             tracing::warn!(call, action, "model unavailable");
         }
         Fact::Nudged { stage } => tracing::info!(call, stage, "silence"),
