@@ -515,71 +515,6 @@ pub(super) struct Asked {
     pub(super) once: bool,
 }
 
-/// How long a connection that was dialled for an announced call waits for it.
-const EARLY_LIFE: Duration = Duration::from_secs(20);
-/// Of them at once; calls past it are dialled when they start.
-const EARLY_MAX: usize = 256;
-
-/// Connections for calls that a webhook has announced; `None` while they are dialled.
-#[derive(Debug, Default)]
-pub(super) struct Early {
-    calls: RefCell<HashMap<CallId, Option<Established>>>,
-    changed: Notify,
-}
-
-impl Early {
-    /// The announced call's connection, waited for if it is being dialled. `None`: there is none.
-    async fn take(&self, call_id: CallId, deadline: Instant) -> Option<Established> {
-        loop {
-            let changed = self.changed.notified();
-            if self.calls.borrow().get(&call_id)?.is_some() {
-                return self.calls.borrow_mut().remove(&call_id).flatten();
-            }
-            if timeout_at(deadline, changed).await.is_err() {
-                self.calls.borrow_mut().remove(&call_id);
-                return None;
-            }
-        }
-    }
-}
-
-/// `ToDesk::Predial`: dials once for a call that is announced, and closes the connection when nobody comes for it.
-pub(super) async fn predial(desk: Rc<Desk>, call_id: CallId) {
-    {
-        let mut calls = desk.early.calls.borrow_mut();
-        if calls.len() >= EARLY_MAX || calls.contains_key(&call_id) {
-            return;
-        }
-        calls.insert(call_id, None);
-    }
-    let outcome = attempts(&desk, call_id, true, &Cancel::default()).await;
-    let unclaimed = {
-        let mut calls = desk.early.calls.borrow_mut();
-        match (calls.get_mut(&call_id), outcome) {
-            (Some(place), Ok(upstream)) => {
-                *place = Some(upstream);
-                None
-            }
-            // The call is gone, or has given up waiting.
-            (None, Ok(upstream)) => Some(upstream),
-            (_, Err(_)) => {
-                calls.remove(&call_id);
-                None
-            }
-        }
-    };
-    desk.early.changed.notify_waiters();
-    if let Some(upstream) = unclaimed {
-        return discard(desk, upstream).await;
-    }
-    tokio::time::sleep(EARLY_LIFE).await;
-    let late = desk.early.calls.borrow_mut().remove(&call_id).flatten();
-    if let Some(upstream) = late {
-        tracing::info!(call_id = %call_id, "nobody came for an early connection");
-        discard(desk, upstream).await;
-    }
-}
-
 /// Answers `ToDesk::Dial`, unless it is cancelled.
 pub(super) async fn run(desk: Rc<Desk>, asked: Asked) {
     let Asked {
@@ -636,7 +571,7 @@ pub(super) async fn run(desk: Rc<Desk>, asked: Asked) {
     }
 }
 
-async fn attempts(
+pub(super) async fn attempts(
     desk: &Desk,
     call_id: CallId,
     once: bool,

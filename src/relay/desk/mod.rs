@@ -9,6 +9,7 @@
 mod admit;
 mod conn;
 pub mod dial;
+mod early;
 mod listener;
 mod upgrade;
 
@@ -89,7 +90,7 @@ struct Desk {
     admitted: RefCell<HashMap<u64, Admitted>>,
     next_ticket: Cell<u64>,
     dials: Dials,
-    early: dial::Early,
+    early: early::Early,
     sockets: Rc<Sockets>,
     stopping: Cell<bool>,
     /// Both make the ids of refused requests.
@@ -215,7 +216,7 @@ fn start_with(
         admitted: RefCell::default(),
         next_ticket: Cell::new(1),
         dials: Dials::default(),
-        early: dial::Early::default(),
+        early: early::Early::default(),
         sockets: Rc::default(),
         stopping: Cell::new(false),
         clock: SystemClock::new(),
@@ -309,7 +310,7 @@ async fn run(desk: Rc<Desk>, mut inbox: DeskInbox, listeners: Vec<TcpListener>) 
             }
             ToDesk::Predial { call_id } => {
                 if desk.config.realtime.predial {
-                    spawn(dial::predial(desk.clone(), call_id));
+                    spawn(early::predial(desk.clone(), call_id));
                 }
             }
             ToDesk::Ended { worker, call_id } => {
