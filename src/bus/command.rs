@@ -6,6 +6,7 @@
 use crate::base::id::{CallId, SlotKey, WorkerId};
 use crate::call::session::{Command, Setup};
 use crate::call::tools::ToolResult;
+use crate::call::{DialFailure, Leg};
 use crate::transport::Established;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
@@ -26,8 +27,10 @@ pub enum ToWorker {
     Upstream {
         /// Which session asked.
         slot: SlotKey,
-        /// The leg, upgraded; or why not, in a sentence.
-        outcome: Result<Box<Established>, String>,
+        /// As which leg.
+        leg: Leg,
+        /// The leg, upgraded; or why not.
+        outcome: Result<Box<Established>, DialFailure>,
     },
     /// The answer to a `ToolRequest`.
     ToolResult {
@@ -81,6 +84,10 @@ pub enum ToDesk {
         slot: SlotKey,
         /// For the log.
         call_id: CallId,
+        /// As which leg the connection is wanted: given back with it.
+        leg: Leg,
+        /// One attempt only: whoever asks has a schedule of its own.
+        once: bool,
     },
     /// The call ended while its dial was out: give it up. No answer follows.
     CancelDial {
@@ -93,6 +100,11 @@ pub enum ToDesk {
     Discard {
         /// The leg, upgraded.
         upstream: Box<Established>,
+    },
+    /// A webhook has announced a call: connect to the model already, if that is wanted, and keep the connection for it a while.
+    Predial {
+        /// Which.
+        call_id: CallId,
     },
     /// A worker's call is over: its place counts again.
     Ended {

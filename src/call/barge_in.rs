@@ -316,6 +316,9 @@ impl Call {
         let Some(item_id) = item_id else {
             return; // It can't be named.
         };
+        if !whole {
+            self.history.cut(item_id, &text);
+        }
         #[cfg(feature = "planted-bugs")]
         let heard = match planted::is(Planted::TruncatedAtSent) {
             true => total,
@@ -369,6 +372,12 @@ impl Call {
 
     /// A response is wanted: sent when the one slot is free. For tools, greeting, nudges, goodbye.
     pub fn want(&mut self, want: Want, now: Now, out: &mut impl Output) {
+        if self.phase != Phase::Ready {
+            // Without a session it waits for the next one.
+            self.wishes.retain(|other| other.why != want.why);
+            self.wishes.push(want);
+            return;
+        }
         let event = self.responses.want(want);
         self.send_create(event, now, out);
     }

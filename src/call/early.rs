@@ -1,6 +1,6 @@
 //! Caller audio held until the model's session is confirmed (B23, C04). Core; used by `Call` alone.
 //!
-//! Bounded in audio (`limit::EARLY_AUDIO_MS_MAX`) and in pieces; past either bound the oldest goes, and is
+//! Bounded in audio (`limit::EARLY_AUDIO_MS_MAX`, in an outage less) and in pieces; past either bound the oldest goes, and is
 //! counted by the caller of `push_*`. Holds base64 text as it came, already checked. Made when the first frame
 //! has to wait, and dropped as a whole when the session is ready: a call that only relays has none.
 
@@ -8,7 +8,6 @@ use crate::base::limit::EARLY_AUDIO_MS_MAX;
 use crate::base::unit::AudioMs;
 use std::collections::VecDeque;
 
-const HELD_BYTES_MAX: u64 = AudioMs(EARLY_AUDIO_MS_MAX).pcmu_bytes();
 /// Pieces held at most, so that tiny frames can't outgrow their audio: 5 s of 5 ms frames.
 pub const HELD_PIECES_MAX: usize = 1_000;
 
@@ -16,7 +15,7 @@ pub const HELD_PIECES_MAX: usize = 1_000;
 struct Held {
     /// Length of the base64 text; 0 for silence.
     text: u32,
-    /// PCMU bytes; at most `HELD_BYTES_MAX`.
+    /// PCMU bytes; at most `bytes_max`.
     bytes: u32,
 }
 
@@ -39,25 +38,45 @@ pub struct Dropped {
 }
 
 /// Early audio, oldest first.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct EarlyAudio {
+    /// What may be held, PCMU bytes.
+    bytes_max: u64,
     /// The text of the pieces in order; the first `text_head` bytes are gone.
     text: Vec<u8>,
     text_head: usize,
     pieces: VecDeque<Held>,
-    /// Sum over `pieces`, fills included: <= HELD_BYTES_MAX.
+    /// Sum over `pieces`, fills included: <= bytes_max.
     total_bytes: u64,
     /// Sum over frames alone.
     frame_bytes: u64,
 }
 
+impl Default for EarlyAudio {
+    fn default() -> Self {
+        Self::bounded(AudioMs(EARLY_AUDIO_MS_MAX))
+    }
+}
+
 impl EarlyAudio {
+    /// Holds at most so much.
+    pub fn bounded(audio: AudioMs) -> Self {
+        Self {
+            bytes_max: audio.pcmu_bytes(),
+            text: Vec::new(),
+            text_head: 0,
+            pieces: VecDeque::new(),
+            total_bytes: 0,
+            frame_bytes: 0,
+        }
+    }
+
     /// Keeps a frame: checked base64 `text` of `bytes` PCMU bytes, neither empty. Says what had to go, perhaps the
     /// frame itself when it alone is longer than the bound.
     pub fn push_frame(&mut self, text: &[u8], bytes: u64) -> Dropped {
         debug_assert!(!text.is_empty() && bytes > 0);
-        if bytes > HELD_BYTES_MAX {
-            let mut dropped = self.make_room(HELD_BYTES_MAX);
+        if bytes > self.bytes_max {
+            let mut dropped = self.make_room(self.bytes_max);
             dropped.pieces += 1;
             dropped.bytes += bytes;
             return dropped;
@@ -79,8 +98,11 @@ impl EarlyAudio {
 
     /// Keeps silence, cut to the bound.
     pub fn push_fill(&mut self, silence: AudioMs) -> Dropped {
-        let bytes = silence.pcmu_bytes().min(HELD_BYTES_MAX);
+        let bytes = silence.pcmu_bytes().min(self.bytes_max);
         let dropped = self.make_room(bytes);
+        if bytes == 0 {
+            return dropped;
+        }
         self.pieces.push_back(Held {
             text: 0,
             bytes: bytes as u32,
@@ -120,7 +142,7 @@ impl EarlyAudio {
 
     fn make_room(&mut self, bytes: u64) -> Dropped {
         let mut dropped = Dropped::default();
-        while self.total_bytes + bytes > HELD_BYTES_MAX || self.pieces.len() >= HELD_PIECES_MAX {
+        while self.total_bytes + bytes > self.bytes_max || self.pieces.len() >= HELD_PIECES_MAX {
             let Some(oldest) = self.pieces.pop_front() else {
                 break;
             };
@@ -139,6 +161,8 @@ impl EarlyAudio {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const HELD_BYTES_MAX: u64 = AudioMs(EARLY_AUDIO_MS_MAX).pcmu_bytes();
 
     fn text(n: u32) -> Vec<u8> {
         format!("{n:08}").into_bytes()

@@ -1,6 +1,8 @@
 //! What a call reports, and how it ended.
 
 use super::marks::MarkName;
+use super::policy::OnModelUnavailable;
+use super::trace::Turn;
 use crate::base::id::{CallId, CallSid, ItemId, ResponseId, StreamSid};
 use crate::base::route::StreamMode;
 use crate::base::time::Now;
@@ -12,6 +14,9 @@ pub enum Leg {
     Carrier,
     /// To the speech model.
     Realtime,
+    /// A second connection to the speech model. As a socket: the other of the two places that connections to it take
+    /// in turn. In a call's decisions: the one that takes over before the session of the first expires.
+    Standby,
 }
 
 /// Who is to blame for an end.
@@ -52,6 +57,10 @@ pub enum EndReason {
     RealtimeStalled,
     /// The model broke the WebSocket protocol.
     RealtimeProtocol,
+    /// Nobody spoke for as long as the agent waits.
+    Silence,
+    /// The longest duration was reached.
+    MaxDuration,
     /// The model ended it (`end_call`), and its goodbye was heard.
     EndedByModel,
     /// An operator ended it.
@@ -71,7 +80,9 @@ impl EndReason {
             | UnsupportedMedia | NotAuthorized => Side::Carrier,
             RealtimeUnavailable | RealtimeSetup | RealtimeLost | RealtimeStalled
             | RealtimeProtocol => Side::Realtime,
-            EndedByModel | HungUpByOperator | Drained | Internal => Side::Local,
+            Silence | MaxDuration | EndedByModel | HungUpByOperator | Drained | Internal => {
+                Side::Local
+            }
         }
     }
 
@@ -91,6 +102,8 @@ impl EndReason {
             RealtimeLost => "realtime_lost",
             RealtimeStalled => "realtime_stalled",
             RealtimeProtocol => "realtime_protocol",
+            Silence => "silence",
+            MaxDuration => "max_duration",
             EndedByModel => "ended_by_model",
             HungUpByOperator => "hung_up_by_operator",
             Drained => "drained",
@@ -104,7 +117,8 @@ impl EndReason {
     pub fn close_code(self, leg: Leg) -> u16 {
         use EndReason::*;
         let (carrier, realtime) = match self {
-            CallerHungUp | CarrierLost | EndedByModel | HungUpByOperator => (1000, 1000),
+            CallerHungUp | CarrierLost | Silence | MaxDuration | EndedByModel
+            | HungUpByOperator => (1000, 1000),
             // Going away: this process stops.
             Drained => (1001, 1001),
             CarrierProtocol => (1002, 1000),
@@ -117,7 +131,7 @@ impl EndReason {
         };
         match leg {
             Leg::Carrier => carrier,
-            Leg::Realtime => realtime,
+            Leg::Realtime | Leg::Standby => realtime,
         }
     }
 }
@@ -245,6 +259,46 @@ pub enum Fact {
         /// `error.message`.
         message: String,
     },
+    /// The model's connection was lost, or another try failed; the call goes on and the next try follows.
+    Reconnecting {
+        /// Tries since the model last did something useful, this one included; from 1.
+        attempt: u32,
+        /// Until it, ms.
+        wait_ms: u64,
+        /// Why, in a sentence.
+        cause: String,
+    },
+    /// Another session has taken over after a loss, and was told the conversation.
+    Reconnected {
+        /// From the loss to the new session's readiness, ms.
+        gap_ms: u64,
+        /// Tries that it took.
+        attempts: u32,
+        /// Items of the conversation that it was told.
+        items: u32,
+    },
+    /// Another session has taken over before the first one's time was up.
+    RolledOver {
+        /// Items of the conversation that it was told.
+        items: u32,
+    },
+    /// The model can't be had any more; the end follows. What the agent's settings want done then.
+    ModelUnavailable {
+        /// That.
+        action: OnModelUnavailable,
+    },
+    /// Nobody has spoken for a while: the model was asked to.
+    Nudged {
+        /// 1 or 2.
+        stage: u8,
+    },
+    /// The call is about to end: the model was asked to say goodbye.
+    Goodbye {
+        /// What the call will end with.
+        reason: EndReason,
+    },
+    /// A turn was answered and the answer's beginning was heard.
+    Turn(Turn),
     /// What the model's account has left of something. At 0 the next response may fail.
     RateLimit {
         /// What is limited: a bounded metric label.
@@ -469,6 +523,12 @@ pub struct Stats {
     pub scan_fallbacks: u64,
     /// Known messages with fields that we do not know.
     pub unknown_fields: u64,
+    /// Outages of the model's connection that were overcome.
+    pub reconnects: u64,
+    /// Tries to reconnect.
+    pub reconnect_attempts: u64,
+    /// Sessions replaced before their time was up.
+    pub rollovers: u64,
     /// Ends by a broken protocol: by leg, then in the order of `VIOLATIONS`.
     pub violations: [[u64; VIOLATIONS.len()]; 2],
     /// Messages dropped, by reason.
@@ -519,6 +579,9 @@ impl Stats {
             unplayed_ms_peak,
             scan_fallbacks,
             unknown_fields,
+            reconnects,
+            reconnect_attempts,
+            rollovers,
             inbound_bytes_dropped,
             outbound_bytes_dropped,
             ref violations,
@@ -558,6 +621,9 @@ impl Stats {
         self.unplayed_ms_peak = self.unplayed_ms_peak.max(unplayed_ms_peak);
         self.scan_fallbacks += scan_fallbacks;
         self.unknown_fields += unknown_fields;
+        self.reconnects += reconnects;
+        self.reconnect_attempts += reconnect_attempts;
+        self.rollovers += rollovers;
         self.inbound_bytes_dropped += inbound_bytes_dropped;
         self.outbound_bytes_dropped += outbound_bytes_dropped;
         self.held_bytes_peak = self.held_bytes_peak.max(held_bytes_peak);

@@ -1,6 +1,6 @@
 //! The carrier's messages, and the caller's audio on its way to the model. Core; part of `Call`.
 
-use super::early::{Dropped, Piece};
+use super::early::{Dropped, EarlyAudio, Piece};
 use super::outbox::Class;
 #[cfg(feature = "planted-bugs")]
 use super::planted;
@@ -66,7 +66,7 @@ impl Call {
                 if self.is_of_our_stream(stream_sid.as_deref())
                     && let Some(digit) = digit
                 {
-                    self.facts.push_back(Fact::Dtmf { digit });
+                    self.on_key(digit, now, out);
                 }
             }
             // Only says who calls; the call begins with `start`.
@@ -141,6 +141,8 @@ impl Call {
         self.timers
             .set(Deadline::Upstream, now.mono + limit::UPSTREAM_DEADLINE);
         self.dial = true;
+        self.arm_first_words(now);
+        self.arm_duration(now);
     }
 
     /// The hot path, caller to model.
@@ -186,7 +188,7 @@ impl Call {
         if self.phase == Phase::Ready {
             self.append(&media.payload, bytes, out);
         } else {
-            let early = self.early.get_or_insert_default();
+            let early = self.early();
             let dropped = early.push_frame(&media.payload, bytes);
             let held = early.frame_bytes();
             self.on_early_dropped(dropped);
@@ -216,9 +218,19 @@ impl Call {
         if self.phase == Phase::Ready {
             self.append_fill(fill, out);
         } else {
-            let dropped = self.early.get_or_insert_default().push_fill(fill);
+            let dropped = self.early().push_fill(fill);
             self.on_early_dropped(dropped);
         }
+    }
+
+    /// What holds audio until the session is ready; in an outage less of it.
+    fn early(&mut self) -> &mut EarlyAudio {
+        let bound = match self.upstream.in_outage() {
+            true => self.policy.reconnect.hold_ms.into(),
+            false => limit::EARLY_AUDIO_MS_MAX,
+        };
+        self.early
+            .get_or_insert_with(|| Box::new(EarlyAudio::bounded(AudioMs(bound))))
     }
 
     fn on_early_dropped(&mut self, dropped: Dropped) {
@@ -308,6 +320,7 @@ impl Call {
         if mark.flushed {
             // The `clear` sent it back. One that was really played may be among them: heard less is the safe side.
             self.stats.marks_flushed += 1;
+            self.on_mark_back(0, now);
             return;
         }
         if !self.playback.on_mark(mark.offset, now.mono) {
@@ -316,6 +329,7 @@ impl Call {
         self.facts.push_back(Fact::MarkReturned {
             name: mark.position.name(),
         });
+        self.on_mark_back(mark.position.item, now);
         self.end_when_heard(now);
     }
 

@@ -156,6 +156,11 @@ impl Marks {
         })
     }
 
+    /// Whether every mark sent has come back.
+    pub fn none_out(&self) -> bool {
+        self.out.is_empty()
+    }
+
     /// How many clears there were.
     pub fn generation(&self) -> u32 {
         self.generation

@@ -18,6 +18,11 @@
 //! | `responses` | the one response slot |
 //! | `policy` | how an agent leads a call |
 //! | `marks` | what marks are called, when one is due, which are out |
+//! | `upstream` | the model's connection lost, dialled again, replaced before its session expires |
+//! | `history` | what was said, as text, for a session that must be told again |
+//! | `greeting` | who speaks first; the one place that asks for responses |
+//! | `silence` | silence, the longest duration, the goodbye, keys |
+//! | `trace` | where the time of a turn went |
 //! | `timer` | named deadlines |
 //! | `tool_work` | what the tools decide, carried out |
 //! | `tools` | what the model asks of tools, and the answers in order |
@@ -34,6 +39,8 @@ pub mod cuts;
 pub mod early;
 pub mod fact;
 pub mod gap;
+mod greeting;
+pub mod history;
 pub mod hold;
 mod inbound;
 pub mod marks;
@@ -45,12 +52,16 @@ pub mod playback;
 pub mod policy;
 pub mod responses;
 pub mod session;
+mod silence;
 pub mod state;
 pub mod timer;
 mod tool_work;
 pub mod tools;
+pub mod trace;
+mod upstream;
 
 pub use fact::{Drop, EndReason, Fact, Leg, Report, Side, Speaker, Stats};
+pub use upstream::DialFailure;
 
 use crate::base::id::{CallSid, ResponseId, StreamSid};
 use crate::base::limit;
@@ -60,16 +71,20 @@ use crate::proto::realtime::settings::Settings;
 use cuts::Cuts;
 use early::EarlyAudio;
 use gap::StreamClock;
+use history::History;
 use hold::Hold;
 use marks::Marks;
 use outbox::{Class, Cut};
 use playback::Playback;
 use policy::Policy;
 use responses::Responses;
+use silence::{Farewell, Quiet};
 use state::Phase;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use timer::{Deadline, Timers};
+use trace::{Trace, Turn};
+use upstream::Upstream;
 
 /// Facts whose memory is kept when the queue is empty.
 const FACTS_KEPT: usize = 8;
@@ -104,6 +119,19 @@ pub enum LegEnd<'a> {
 pub enum Order {
     /// Connect to the model, and answer with `handle_upstream`.
     Dial,
+    /// The same again, once, as `expects` says for what.
+    Redial,
+    /// Close the connection to the model and go on without.
+    DropUpstream {
+        /// What became of it.
+        reason: EndReason,
+    },
+    /// Close the second connection.
+    DropStandby,
+    /// The second connection is the one from now on; the first, if it is still there, is closed.
+    Switch,
+    /// Send our settings once more (`Session` calls `configure`).
+    Configure,
     /// Close both legs, the realtime one first, with these codes. Comes once, after which only `poll_fact` gives
     /// anything.
     Close {
@@ -159,7 +187,7 @@ pub struct Call {
     speech_open: bool,
     foreign: u32,
     /// Messages that did not parse, per leg.
-    malformed: [u32; 2],
+    malformed: [u32; 3],
 
     /// Set-up: the session's id and our `session.update`, until both are reported.
     session_id: String,
@@ -180,6 +208,24 @@ pub struct Call {
     tool_work: tool_work::ToolWork,
     /// Reused for messages that are made, not spliced.
     text: Vec<u8>,
+
+    /// The session's life.
+    orders: VecDeque<Order>,
+    upstream: Upstream,
+    history: History,
+    /// The caller stopped speaking, and no audio came in answer yet.
+    turn_open: bool,
+    /// Wishes of a time without a session.
+    wishes: Vec<responses::Want>,
+    quiet: Quiet,
+    farewell: Option<Farewell>,
+    trace: Trace,
+    /// Keys pressed and not told yet.
+    keys: String,
+    /// When the caller last stopped speaking.
+    last_speech: Mono,
+    /// The caller or the agent has said something.
+    anyone_spoke: bool,
 }
 
 impl Call {
@@ -214,7 +260,7 @@ impl Call {
             last_media: now.mono,
             speech_open: false,
             foreign: 0,
-            malformed: [0; 2],
+            malformed: [0; 3],
             session_id: String::new(),
             session_update: String::new(),
             playback: Playback::default(),
@@ -225,6 +271,17 @@ impl Call {
             responses: Responses::default(),
             sounding: None,
             text: Vec::new(),
+            orders: VecDeque::new(),
+            upstream: Upstream::default(),
+            history: History::default(),
+            turn_open: false,
+            wishes: Vec::new(),
+            quiet: Quiet::default(),
+            farewell: None,
+            trace: Trace::default(),
+            keys: String::new(),
+            last_speech: now.mono,
+            anyone_spoke: false,
         }
     }
 
@@ -235,7 +292,7 @@ impl Call {
 
     /// A text message that is none: not JSON, too deep, a needed field missing. Dropped and counted; the leg
     /// is closed with 1007 at the `limit::MALFORMED_MAX`th.
-    pub fn handle_malformed(&mut self, leg: Leg, _now: Now) {
+    pub fn handle_malformed(&mut self, leg: Leg, now: Now) {
         if self.phase.is_ended() {
             return;
         }
@@ -245,7 +302,7 @@ impl Call {
         *count += 1;
         if *count >= limit::MALFORMED_MAX {
             // RFC 6455 section 7.4.1: data not consistent with the type of the message.
-            self.handle_leg_end(leg, LegEnd::Protocol(1007, fact::MALFORMED));
+            self.handle_leg_end(leg, LegEnd::Protocol(1007, fact::MALFORMED), now);
         }
     }
 
@@ -259,22 +316,8 @@ impl Call {
         self.stats.drop(Drop::Binary);
     }
 
-    /// The dial's outcome.
-    pub fn handle_upstream(&mut self, outcome: Result<(), String>, _now: Now) {
-        if self.phase != Phase::Dialing {
-            return;
-        }
-        match outcome {
-            Ok(()) => self.enter(Phase::Opening),
-            Err(text) => {
-                self.note(text);
-                self.end(EndReason::RealtimeUnavailable);
-            }
-        }
-    }
-
     /// A leg has ended, or must.
-    pub fn handle_leg_end(&mut self, leg: Leg, how: LegEnd<'_>) {
+    pub fn handle_leg_end(&mut self, leg: Leg, how: LegEnd<'_>, now: Now) {
         let reason = match (leg, how) {
             (Leg::Carrier, LegEnd::CloseFrame(..) | LegEnd::Eof) => EndReason::CallerHungUp,
             (Leg::Carrier, LegEnd::Lost) => EndReason::CarrierLost,
@@ -289,6 +332,12 @@ impl Call {
             }
             (Leg::Realtime, LegEnd::Stalled) => EndReason::RealtimeStalled,
             (Leg::Realtime, LegEnd::Protocol(..)) => EndReason::RealtimeProtocol,
+            (Leg::Standby, _) => {
+                if !self.phase.is_ended() {
+                    self.on_standby_end("was lost", now);
+                }
+                return;
+            }
         };
         if let (Leg::Realtime, LegEnd::CloseFrame(code, text)) = (leg, how)
             && !self.phase.is_ended()
@@ -300,7 +349,17 @@ impl Call {
             });
         }
         let LegEnd::Protocol(code, label) = how else {
-            self.end(reason);
+            if leg == Leg::Realtime && self.upstream.was_ready() {
+                let cause = match how {
+                    LegEnd::CloseFrame(code, _) => format!("closed by the model with {code}"),
+                    LegEnd::Eof => "the connection ended".to_owned(),
+                    LegEnd::Stalled => "the model does not take what is sent".to_owned(),
+                    LegEnd::Lost | LegEnd::Protocol(..) => "the connection is lost".to_owned(),
+                };
+                self.on_lost(cause, reason, now);
+            } else {
+                self.end(reason);
+            }
             return;
         };
         if !self.phase.is_ended() {
@@ -310,7 +369,7 @@ impl Call {
             if let Some((carrier, realtime)) = &mut self.close {
                 *(match leg {
                     Leg::Carrier => carrier,
-                    Leg::Realtime => realtime,
+                    Leg::Realtime | Leg::Standby => realtime,
                 }) = code;
             }
         }
@@ -327,10 +386,21 @@ impl Call {
             None => return self.on_tool_timeout(now, out),
             Some(Deadline::Start) => self.end(EndReason::StartTimeout),
             Some(Deadline::Upstream) => self.end(match self.phase {
+                _ if self.upstream.in_outage() => EndReason::RealtimeLost,
                 Phase::Dialing => EndReason::RealtimeUnavailable,
                 _ => EndReason::RealtimeSetup,
             }),
             Some(Deadline::Pad) => self.on_mute(out),
+            Some(Deadline::Redial) => self.on_redial(),
+            Some(Deadline::Setup) => self.on_setup_deadline(now),
+            Some(Deadline::Rollover) => self.on_rollover(now, out),
+            Some(Deadline::Standby) => self.on_standby_deadline(now, out),
+            Some(Deadline::FirstWords) => self.on_first_words(now, out),
+            Some(Deadline::Silence) => self.on_silence(now, out),
+            Some(Deadline::Warning) => self.on_warning(out),
+            Some(Deadline::Duration) => self.on_duration(now, out),
+            Some(Deadline::Goodbye) => self.on_goodbye(),
+            Some(Deadline::Keys) => self.flush_keys(now, out),
             // B22: a one-way stream takes our audio and plays none of it.
             Some(Deadline::FirstMark) => self.note(
                 "The carrier returns no marks: is this a one-way stream \
@@ -362,13 +432,17 @@ impl Call {
             && let Phase::Ended(reason) = self.phase
         {
             self.dial = false;
+            self.orders.clear();
             return Some(Order::Close {
                 carrier,
                 realtime,
                 reason,
             });
         }
-        std::mem::take(&mut self.dial).then_some(Order::Dial)
+        if std::mem::take(&mut self.dial) {
+            return Some(Order::Dial);
+        }
+        self.orders.pop_front()
     }
 
     /// The next fact, in order of occurrence.
@@ -401,6 +475,26 @@ impl Call {
         self.early.as_ref().map_or(0, |early| early.frame_bytes())
     }
 
+    /// Where the time of the last turns went, oldest first.
+    pub fn turns(&self) -> impl Iterator<Item = &Turn> {
+        self.trace.turns()
+    }
+
+    /// So many bytes of the carrier's wire were given to sends.
+    pub fn handle_carrier_taken(&mut self, taken: u64, now: Now) {
+        self.trace.taken(taken, now.mono);
+    }
+
+    /// The first audio of an answer was queued: `set_wire_position` wants to know up to which byte of the wire.
+    pub fn wants_wire_position(&self) -> bool {
+        self.trace.wants_position()
+    }
+
+    /// See `wants_wire_position`.
+    pub fn set_wire_position(&mut self, queued: u64) {
+        self.trace.set_position(queued);
+    }
+
     fn note(&mut self, text: String) {
         self.facts.push_back(Fact::Note { text });
     }
@@ -422,6 +516,7 @@ impl Call {
             self.stats.drops[Drop::EarlyAudio as usize] += early.len() as u64;
             self.stats.inbound_bytes_dropped += early.frame_bytes();
         }
+        self.report_unavailable(reason);
         self.close = Some((
             reason.close_code(Leg::Carrier),
             reason.close_code(Leg::Realtime),
@@ -444,7 +539,7 @@ impl Call {
     fn count_message_in(&mut self, leg: Leg) {
         match leg {
             Leg::Carrier => self.stats.carrier_messages_in += 1,
-            Leg::Realtime => self.stats.realtime_messages_in += 1,
+            Leg::Realtime | Leg::Standby => self.stats.realtime_messages_in += 1,
         }
     }
 
@@ -454,7 +549,7 @@ impl Call {
         if sent {
             match leg {
                 Leg::Carrier => self.stats.carrier_messages_out += 1,
-                Leg::Realtime => self.stats.realtime_messages_out += 1,
+                Leg::Realtime | Leg::Standby => self.stats.realtime_messages_out += 1,
             }
         }
         sent

@@ -8,6 +8,7 @@ use super::planted;
 use super::playback::{Place, Standing};
 use super::state::Phase;
 use super::timer::Deadline;
+use super::upstream::UPDATE_EVENT_ID;
 use super::{Call, Drop, EndReason, Fact, Leg, Output, Speaker};
 use crate::base::id::{ItemId, ResponseId};
 use crate::base::limit;
@@ -15,15 +16,11 @@ use crate::base::time::Now;
 use crate::base::unit::AudioMs;
 use crate::proto::audio::base64;
 use crate::proto::decode::Noticed;
-use crate::proto::realtime::client_event;
 use crate::proto::realtime::server_event::{AudioDelta, ServerEvent, SessionEcho};
-
-/// The `event_id` of our `session.update`: an error that answers it names it, or names none.
-const UPDATE_EVENT_ID: &str = "vr_session_1";
 
 /// Errors that say before the session is ready that there will be none: the key, the money, the model, the
 /// server (reference: error codes, and `error.type` where the code is null).
-const UNAVAILABLE: [&str; 15] = [
+pub(super) const UNAVAILABLE: [&str; 15] = [
     "session_expired",
     "beta_api_shape_disabled",
     "invalid_model",
@@ -55,6 +52,8 @@ impl Call {
         }
         self.count_message_in(Leg::Realtime);
         self.stats.unknown_fields += u64::from(noticed.unknown_fields > 0);
+        self.on_event(&event, now);
+        let sent_before = self.stats.outbound_bytes_sent;
         match event {
             ServerEvent::AudioDelta(delta) => {
                 self.stats.scan_fallbacks += u64::from(noticed.fallback);
@@ -72,7 +71,7 @@ impl Call {
                 self.playback.on_item_done(item_id, content_index);
             }
             ServerEvent::SessionCreated(echo) => self.on_created(&echo, out),
-            ServerEvent::SessionUpdated(echo) => self.on_updated(&echo, out),
+            ServerEvent::SessionUpdated(echo) => self.on_updated(&echo, now, out),
             ServerEvent::SpeechStarted { audio_start_ms, .. } => {
                 // Before anything else: the caller hears the agent until the carrier has read it.
                 self.on_speech_started(now, out);
@@ -235,6 +234,7 @@ impl Call {
             }
             ServerEvent::Unknown { .. } => self.stats.drop(Drop::UnknownEvent),
         }
+        self.after_event(sent_before, now, out);
     }
 
     /// All that a response had to say is there.
@@ -253,19 +253,16 @@ impl Call {
             return;
         }
         self.session_id = echo.id.as_deref().unwrap_or_default().to_owned();
-        self.session_update = client_event::session_update(&self.settings, UPDATE_EVENT_ID);
-        let update = std::mem::take(&mut self.session_update);
-        self.send(out, Leg::Realtime, Class::Control, &[update.as_bytes()]);
-        self.session_update = update;
+        self.configure(Leg::Realtime, out);
         self.enter(Phase::Configuring);
     }
 
     /// The echo is the only proof of what the model will hear and say: another format is loud static on the phone.
-    fn on_updated(&mut self, echo: &SessionEcho<'_>, out: &mut impl Output) {
+    fn on_updated(&mut self, echo: &SessionEcho<'_>, now: Now, out: &mut impl Output) {
         if !matches!(self.phase, Phase::Configuring | Phase::Ready) {
             return;
         }
-        if !(is_pcmu(echo.input_format.as_deref()) && is_pcmu(echo.output_format.as_deref())) {
+        if !is_telephone(echo) {
             let name = |format: &Option<std::borrow::Cow<'_, str>>| -> String {
                 format
                     .as_deref()
@@ -294,6 +291,7 @@ impl Call {
             session_id: std::mem::take(&mut self.session_id),
             session_update: std::mem::take(&mut self.session_update),
         });
+        self.on_ready(now, out);
         self.release_early(out);
     }
 
@@ -470,7 +468,18 @@ impl Call {
         };
         match self.phase {
             // Its close follows; the reason is known now.
-            Phase::Ready if is(&["session_expired"]) => self.end(EndReason::RealtimeLost),
+            Phase::Ready if is(&["session_expired"]) => {
+                self.on_lost(
+                    "the session expired".to_owned(),
+                    EndReason::RealtimeLost,
+                    now,
+                );
+            }
+            Phase::Opening | Phase::Configuring
+                if self.upstream.in_outage() && is(&UNAVAILABLE) =>
+            {
+                self.on_try_error([code, kind], now);
+            }
             Phase::Opening | Phase::Configuring if is(&UNAVAILABLE) => {
                 self.end(EndReason::RealtimeUnavailable);
             }
@@ -500,18 +509,23 @@ impl Call {
     }
 }
 
+/// Whether a session's echo confirms PCMU both ways.
+pub(super) fn is_telephone(echo: &SessionEcho<'_>) -> bool {
+    is_pcmu(echo.input_format.as_deref()) && is_pcmu(echo.output_format.as_deref())
+}
+
 fn is_pcmu(format: Option<&str>) -> bool {
     matches!(format, Some("audio/pcmu" | "g711_ulaw"))
 }
 
 /// An id as far as we keep it: an empty one is none, and a longer one is cut, so that what belongs to it
 /// stays together.
-fn known(id: Option<&str>, max: usize) -> Option<&str> {
+pub(super) fn known(id: Option<&str>, max: usize) -> Option<&str> {
     id.filter(|id| !id.is_empty())
         .map(|id| &id[..id.floor_char_boundary(max)])
 }
 
-fn item(id: Option<&str>) -> Option<ItemId> {
+pub(super) fn item(id: Option<&str>) -> Option<ItemId> {
     known(id, ItemId::MAX).and_then(ItemId::new)
 }
 

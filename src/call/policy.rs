@@ -230,6 +230,17 @@ pub enum OnModelUnavailable {
 pub const UNAVAILABLE_MESSAGE: &str =
     "We are sorry, we can't take your call right now. Please try again later. Goodbye.";
 
+impl OnModelUnavailable {
+    /// Its name, without what it holds.
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::Message(_) => "message",
+            Self::Conference(_) => "conference",
+            Self::HangUp => "hang_up",
+        }
+    }
+}
+
 impl Default for OnModelUnavailable {
     fn default() -> Self {
         Self::Message(UNAVAILABLE_MESSAGE.to_owned())

@@ -81,6 +81,9 @@ pub struct Responses {
     waiting: VecDeque<Want>,
     /// The active one was cancelled by us.
     cancelled: bool,
+    /// Was asked for when a response without our word was done, with the number of its event: answered by that one, or still
+    /// to be refused.
+    unsure: Option<(Want, u64)>,
     /// The server says our word back, so a response without it is not ours. Learned from the first that does.
     echoes: bool,
     last_done: Option<ResponseId>,
@@ -116,6 +119,7 @@ impl Responses {
         // the wish is kept until this one is done.
         if tag.is_some() {
             self.asked = None;
+            self.unsure = None;
             self.echoes = true;
         }
         self.slot = Slot::Active(id);
@@ -143,6 +147,9 @@ impl Responses {
             self.cancelled = false;
             return (true, None);
         }
+        if let Some(want) = self.asked.take() {
+            self.unsure = Some((want, self.created));
+        }
         self.free();
         (true, self.next())
     }
@@ -152,7 +159,15 @@ impl Responses {
         let names_create = event_id.is_some_and(|id| id.starts_with(CREATE_ID));
         match code {
             Some("conversation_already_has_active_response") => {
-                if let Some(want) = self.asked.take()
+                let of_unsure = |&mut (_, number): &mut (Want, u64)| match event_id {
+                    Some(id) => id.strip_prefix(CREATE_ID) == Some(number.to_string().as_str()),
+                    None => self.asked.is_none(),
+                };
+                let refused = match self.unsure.take_if(of_unsure) {
+                    Some((want, _)) => Some(want),
+                    None => self.asked.take(),
+                };
+                if let Some(want) = refused
                     && !self.waiting.iter().any(|other| other.why == want.why)
                 {
                     self.waiting.push_front(want);
@@ -216,6 +231,7 @@ impl Responses {
 
     /// The session is gone, with what it was doing. What waits still waits: `resume` when the next one is ready.
     pub fn on_session_lost(&mut self) {
+        self.unsure = None;
         self.free();
     }
 

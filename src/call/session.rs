@@ -22,7 +22,7 @@
 //! one of: its own `handle_closed` (the socket is gone, the shell frees it), `Intent::Finish`, `Intent::Abort`. One
 //! exception: a `Finish` whose bytes are not taken in time is followed by an `Abort`. A leg that is finishing goes on
 //! with `poll_transmit`, `handle_taken` and `handle_sent` until nothing waits. A dial that comes back after the
-//! end is answered with `Abort(Realtime)`.
+//! end is answered with `Abort` of its leg.
 
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
@@ -36,7 +36,8 @@ use super::policy::Policy;
 use super::state::Phase;
 use super::timer::Deadline;
 use super::tools::{ToolCall, ToolResult};
-use super::{Call, LegEnd};
+use super::trace::Turn;
+use super::{Call, DialFailure, LegEnd, Order};
 use crate::base::id::{CallId, CallSid};
 use crate::base::limit;
 use crate::base::rng::Rng;
@@ -48,7 +49,6 @@ use crate::proto::realtime::settings::Settings;
 use crate::proto::ws::Role;
 use crate::proto::ws::reader::{Message, Reader};
 use leg::{State, Wire, Wires};
-use std::collections::VecDeque;
 use std::sync::Arc;
 
 /// After a message longer than this the slow path's memory is given back.
@@ -83,8 +83,11 @@ pub enum Closed {
 /// What the shell is to do for a session.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Intent {
-    /// Connect to the model; answer with `handle_upstream`.
+    /// Connect to the model; answer with `handle_upstream`. The connection is `Leg::Realtime`.
     Dial,
+    /// Connect once more, with one attempt, and answer likewise. The connection is this leg: `Realtime` or `Standby`, in
+    /// turn, whatever it is for. At most one dial is under way.
+    Redial(Leg),
     /// Send what is queued on this leg, then close its socket. The session has written the close frame.
     Finish(Leg),
     /// Close this leg's socket now.
@@ -104,7 +107,8 @@ pub struct Session {
     call: Call,
     carrier_reader: Reader,
     carrier_scratch: twilio::Scratch,
-    realtime_reader: Reader,
+    /// Of `Leg::Realtime` and `Leg::Standby`.
+    realtime_readers: [Reader; 2],
     realtime_scratch: server_event::Scratch,
     wires: Wires,
 }
@@ -112,20 +116,20 @@ pub struct Session {
 impl Session {
     /// A session whose carrier leg is upgraded. It has not seen a byte yet.
     pub fn new(setup: Setup, now: Now) -> Self {
-        let mut carrier = Wire::new(Leg::Carrier, Role::Server);
-        carrier.open(now.mono);
+        let mut wires = Wires::new(Rng::from_seed(setup.seed));
+        wires.carrier.open(now.mono);
+        let mut call = Call::new(setup.settings, setup.policy, setup.expected_call_sid, now);
+        // Of its own, so that jitter does not shift the mask keys.
+        let mut seed = setup.seed;
+        seed[0] ^= 0x5a;
+        call.set_rng(Rng::from_seed(seed));
         Self {
-            call: Call::new(setup.settings, setup.policy, setup.expected_call_sid, now),
+            call,
             carrier_reader: Reader::new(Role::Server, limit::CARRIER_MESSAGE_BYTES_MAX),
             carrier_scratch: twilio::Scratch::default(),
-            realtime_reader: Reader::new(Role::Client, limit::REALTIME_MESSAGE_BYTES_MAX),
+            realtime_readers: [realtime_reader(), realtime_reader()],
             realtime_scratch: server_event::Scratch::default(),
-            wires: Wires {
-                carrier,
-                realtime: Wire::new(Leg::Realtime, Role::Client),
-                rng: Rng::from_seed(setup.seed),
-                intents: VecDeque::new(),
-            },
+            wires,
         }
     }
 
@@ -162,20 +166,25 @@ impl Session {
             call,
             carrier_reader,
             carrier_scratch,
-            realtime_reader,
+            realtime_readers: [first, second],
             realtime_scratch,
             wires,
         } = self;
+        // What it is to the call; a connection that is only being closed is nothing any more.
+        let meaning = wires.meaning(leg);
         let reader = match leg {
             Leg::Carrier => carrier_reader,
-            Leg::Realtime => realtime_reader,
+            Leg::Realtime => first,
+            Leg::Standby => second,
         };
         let (used, message) = match reader.read(input) {
             Ok((used, None)) => return Some((used, false)),
             Ok((used, Some(message))) => (used, message),
             Err(violation) => {
                 let how = LegEnd::Protocol(violation.close_code(), violation.label());
-                call.handle_leg_end(leg, how);
+                if let Some(leg) = meaning {
+                    call.handle_leg_end(leg, how, now);
+                }
                 return None;
             }
         };
@@ -184,7 +193,9 @@ impl Session {
         match message {
             Message::Close(code, reason) => {
                 wire.on_peer_close(code, now.mono, intents);
-                call.handle_leg_end(leg, LegEnd::CloseFrame(code, reason));
+                if let Some(leg) = meaning {
+                    call.handle_leg_end(leg, LegEnd::CloseFrame(code, reason), now);
+                }
             }
             _ if wire.state != State::Open => {} // only the close frame is of interest
             Message::Ping(payload) => wire.pong(payload, rng),
@@ -204,12 +215,18 @@ impl Session {
                             *carrier_scratch = twilio::Scratch::default();
                         }
                     }
-                    Leg::Realtime => {
-                        match server_event::decode(text, realtime_scratch) {
-                            Ok((event, noticed)) => {
+                    Leg::Realtime | Leg::Standby => {
+                        match (server_event::decode(text, realtime_scratch), meaning) {
+                            (Ok((event, noticed)), Some(Leg::Realtime)) => {
                                 call.handle_realtime(event, noticed, now, wires);
+                                if call.wants_wire_position() {
+                                    call.set_wire_position(wires.carrier.queued);
+                                }
                             }
-                            Err(_) => call.handle_malformed(leg, now),
+                            (Ok((event, _)), _) => call.handle_standby(&event, now, wires),
+                            (Err(_), meaning) => {
+                                call.handle_malformed(meaning.unwrap_or(Leg::Standby), now);
+                            }
                         }
                         if long {
                             *realtime_scratch = server_event::Scratch::default();
@@ -233,22 +250,28 @@ impl Session {
             Closed::Eof => LegEnd::Eof,
             Closed::Broken => LegEnd::Lost,
         };
-        self.call.handle_leg_end(leg, how);
+        if let Some(leg) = self.wires.meaning(leg) {
+            self.call.handle_leg_end(leg, how, now);
+        }
         self.settle(now);
     }
 
-    /// The answer to `Intent::Dial`: connected and upgraded, or not (with a sentence for the log).
-    pub fn handle_upstream(&mut self, outcome: Result<(), String>, now: Now) {
-        if self.call.phase() == Phase::Dialing {
-            if outcome.is_ok() {
-                self.wires.realtime.open(now.mono);
+    /// The answer to `Intent::Dial` or `Redial`: connected and upgraded, or why not.
+    pub fn handle_upstream(&mut self, outcome: Result<(), DialFailure>, now: Now) {
+        let Some(place) = self.wires.dialling.take() else {
+            return;
+        };
+        match (&outcome, self.call.expects()) {
+            (Ok(()), Some(meaning)) => {
+                self.realtime_readers[usize::from(place == Leg::Standby)] = realtime_reader();
+                self.wires.connected(place, meaning, now.mono);
             }
-            self.call.handle_upstream(outcome, now);
-            self.settle(now);
-        } else if outcome.is_ok() && self.wires.realtime.is_over() {
-            // The end has overtaken the dial.
-            self.wires.intents.push_back(Intent::Abort(Leg::Realtime));
+            // The end, or time, has overtaken the dial.
+            (Ok(()), None) => self.wires.intents.push_back(Intent::Abort(place)),
+            (Err(_), _) => {}
         }
+        self.call.handle_upstream(outcome, now);
+        self.settle(now);
     }
 
     /// A deadline from `poll_timeout` may have passed. Harmless when none has.
@@ -256,7 +279,7 @@ impl Session {
         loop {
             let mut acted = self.call.handle_timeout(now, &mut self.wires);
             self.settle(now);
-            for leg in [Leg::Carrier, Leg::Realtime] {
+            for leg in [Leg::Carrier, Leg::Realtime, Leg::Standby] {
                 let (wire, rng, intents) = self.wires.parts(leg);
                 let Some(due) = wire.timers.take_due(now.mono) else {
                     continue;
@@ -273,18 +296,14 @@ impl Session {
                         wire.on_close_deadline(now.mono, intents);
                         None
                     }
-                    // The call's own.
-                    Deadline::Start
-                    | Deadline::Upstream
-                    | Deadline::Pad
-                    | Deadline::FirstMark
-                    | Deadline::Guard
-                    | Deadline::Confirm
-                    | Deadline::Response => None,
+                    // The rest are the call's own.
+                    _ => None,
                 };
                 if let Some(how) = lost {
                     wire.abort(intents);
-                    self.call.handle_leg_end(leg, how);
+                    if let Some(leg) = self.wires.meaning(leg) {
+                        self.call.handle_leg_end(leg, how, now);
+                    }
                     self.settle(now);
                 }
             }
@@ -308,8 +327,10 @@ impl Session {
         self.call.handle_hang_up(EndReason::Internal);
         // Its frames may be half written: nothing more is sent.
         let _ = self.call.poll_order();
-        self.wires.intents.retain(|intent| *intent != Intent::Dial);
-        for leg in [Leg::Realtime, Leg::Carrier] {
+        self.wires
+            .intents
+            .retain(|intent| !matches!(intent, Intent::Dial | Intent::Redial(_)));
+        for leg in [Leg::Realtime, Leg::Standby, Leg::Carrier] {
             let (wire, _, intents) = self.wires.parts(leg);
             wire.abort(intents);
         }
@@ -340,6 +361,10 @@ impl Session {
     /// The first `len` bytes of the last `poll_transmit` of this leg are in a send now.
     pub fn handle_taken(&mut self, leg: Leg, len: usize, now: Now) {
         self.wires.wire(leg).taken(len, now.mono);
+        if leg == Leg::Carrier {
+            self.call
+                .handle_carrier_taken(self.wires.carrier.given, now);
+        }
     }
 
     /// The kernel has taken the whole of the last send of this leg.
@@ -362,6 +387,7 @@ impl Session {
             self.call.poll_timeout(),
             leg(&self.wires.carrier),
             leg(&self.wires.realtime),
+            leg(&self.wires.standby),
         ]
         .into_iter()
         .flatten()
@@ -370,16 +396,15 @@ impl Session {
 
     /// Both legs are closed (or were never opened) and `Fact::Ended` was made.
     pub fn is_finished(&self) -> bool {
-        self.call.phase().is_ended()
-            && self.wires.carrier.is_over()
-            && self.wires.realtime.is_over()
+        self.call.phase().is_ended() && self.wires.is_over()
     }
 
     /// Bytes kept inside for a message of this leg that comes in fragments; counts against the process's budget.
     pub fn fragment_bytes(&self, leg: Leg) -> usize {
         match leg {
             Leg::Carrier => self.carrier_reader.held_bytes(),
-            Leg::Realtime => self.realtime_reader.held_bytes(),
+            Leg::Realtime => self.realtime_readers[0].held_bytes(),
+            Leg::Standby => self.realtime_readers[1].held_bytes(),
         }
     }
 
@@ -391,6 +416,11 @@ impl Session {
     /// Where the call is, for views and tests.
     pub fn phase(&self) -> Phase {
         self.call.phase()
+    }
+
+    /// Where the time of the last turns went, oldest first.
+    pub fn turns(&self) -> impl Iterator<Item = &Turn> {
+        self.call.turns()
     }
 
     /// Caller audio held until the model is ready, PCMU bytes.
@@ -411,7 +441,15 @@ impl Session {
     /// Does what the call ordered.
     fn settle(&mut self, now: Now) {
         while let Some(order) = self.call.poll_order() {
-            self.wires.obey(order, now.mono);
+            if order == Order::Configure {
+                self.call.configure(Leg::Realtime, &mut self.wires);
+            } else {
+                self.wires.obey(order, now.mono);
+            }
         }
     }
+}
+
+fn realtime_reader() -> Reader {
+    Reader::new(Role::Client, limit::REALTIME_MESSAGE_BYTES_MAX)
 }

@@ -17,8 +17,9 @@
 //!   └─────────────────────────────────────────────────────────────────────────────────────────┘
 //! ```
 //!
-//! Caller audio is held from `Dialing` until `Ready`, and relayed in `Ready` alone. A reconnect (a later
-//! part) will be the one move back: `Ready` to `Dialing`.
+//! Caller audio is held from `Dialing` until `Ready`, and relayed in `Ready` alone. An outage of the model's
+//! connection is the one move back, to `Dialing`: from `Ready`, and from what follows it when a try fails
+//! (see `upstream`).
 
 use super::fact::EndReason;
 
@@ -49,6 +50,7 @@ impl Phase {
                 | (Dialing, Opening)
                 | (Opening, Configuring)
                 | (Configuring, Ready)
+                | (Opening | Configuring | Ready, Dialing)
                 | (Greeting | Dialing | Opening | Configuring | Ready, Ended(_))
         )
     }
@@ -69,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_phase_has_one_way_on_and_the_end_has_none() {
+    fn each_phase_has_one_way_on_and_an_outage_leads_back_and_the_end_has_none() {
         let all = [
             Phase::Greeting,
             Phase::Dialing,
@@ -80,7 +82,8 @@ mod tests {
         ];
         for (i, from) in all.into_iter().enumerate() {
             for (j, to) in all.into_iter().enumerate() {
-                let legal = !from.is_ended() && (j == i + 1 || j == all.len() - 1);
+                let outage = (2..=4).contains(&i) && to == Phase::Dialing;
+                let legal = !from.is_ended() && (j == i + 1 || j == all.len() - 1 || outage);
                 assert_eq!(from.may_become(to), legal, "{from:?} to {to:?}");
             }
         }

@@ -11,6 +11,26 @@ pub enum Deadline {
     Start,
     /// From the dial to a confirmed session (`limit::UPSTREAM_DEADLINE`).
     Upstream,
+    /// The next try of an outage.
+    Redial,
+    /// From a try's connection to its confirmed session.
+    Setup,
+    /// Another session is to take over.
+    Rollover,
+    /// From its dial to its confirmed session.
+    Standby,
+    /// The agent begins, when the caller has not.
+    FirstWords,
+    /// The next stage of silence.
+    Silence,
+    /// The model is told that time is nearly up.
+    Warning,
+    /// The call is as long as it may be.
+    Duration,
+    /// The goodbye was heard, or had time enough.
+    Goodbye,
+    /// The keys pressed so far are one text.
+    Keys,
     /// Silence for a caller who went mute in mid-speech (`limit::SILENCE_PAD_AFTER`).
     Pad,
     /// The first mark's return (`limit::FIRST_MARK_DEADLINE`).
@@ -31,9 +51,19 @@ pub enum Deadline {
     Close,
 }
 
-const ALL: [Deadline; 11] = [
+const ALL: [Deadline; 21] = [
     Deadline::Start,
     Deadline::Upstream,
+    Deadline::Redial,
+    Deadline::Setup,
+    Deadline::Rollover,
+    Deadline::Standby,
+    Deadline::FirstWords,
+    Deadline::Silence,
+    Deadline::Warning,
+    Deadline::Duration,
+    Deadline::Goodbye,
+    Deadline::Keys,
     Deadline::Pad,
     Deadline::FirstMark,
     Deadline::Guard,

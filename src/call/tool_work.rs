@@ -119,6 +119,8 @@ impl Call {
                     };
                     let event = client_event::item_create(item, None, None, OUTPUT_EVENT_ID);
                     self.send(out, Leg::Realtime, Class::Control, &[event.as_bytes()]);
+                    // Without a session it is told with the conversation.
+                    self.history.output(tool_call_id.as_str(), &output);
                 }
                 ToolAction::WantResponse => {
                     let want = Want {

@@ -197,6 +197,40 @@ fn log(report: &Report) {
             let (code, message) = (&*brief(code), &*brief(message));
             tracing::warn!(call, code, message, "the model reported an error");
         }
+        Fact::Reconnecting {
+            attempt,
+            wait_ms,
+            cause,
+        } => tracing::warn!(
+            call,
+            attempt,
+            wait_ms,
+            cause = &*brief(cause),
+            "upstream lost"
+        ),
+        Fact::Reconnected {
+            gap_ms,
+            attempts,
+            items,
+        } => tracing::info!(call, gap_ms, attempts, items, "upstream again"),
+        Fact::RolledOver { items } => tracing::info!(call, items, "session rolled over"),
+        Fact::ModelUnavailable { action } => {
+            let action = action.label();
+            tracing::warn!(call, action, "model unavailable");
+        }
+        Fact::Nudged { stage } => tracing::info!(call, stage, "silence"),
+        Fact::Goodbye { reason } => tracing::info!(call, reason = reason.label(), "goodbye"),
+        Fact::Turn(turn) => {
+            let ms = |time: Option<std::time::Duration>| time.map(|time| time.as_millis() as u64);
+            tracing::debug!(
+                call,
+                created_ms = ms(turn.created),
+                first_delta_ms = ms(turn.first_delta),
+                first_byte_ms = ms(turn.first_byte),
+                first_mark_ms = ms(turn.first_mark),
+                "turn"
+            );
+        }
         // What the model called it is its words; how it went is ours.
         Fact::ToolFinished { outcome, took, .. } => {
             tracing::info!(

@@ -8,6 +8,7 @@ use super::error::ApiError;
 use crate::base::id::{CallId, CallSid};
 use crate::base::limit::TICKET_LIFE;
 use crate::base::token;
+use crate::bus::command::ToDesk;
 use crate::bus::directory::{Directory, Expected};
 use crate::config::Config;
 use crate::config::url::{Url, is_host, is_loopback_host, split_port};
@@ -320,6 +321,10 @@ fn announce(shared: &Shared, call_id: CallId, call_sid: Option<CallSid>) -> bool
         }
         next
     });
+    if has_room {
+        // Only a head start: a desk that is busy dials when the stream is there.
+        let _ = shared.desk.try_send(ToDesk::Predial { call_id });
+    }
     has_room
 }
 

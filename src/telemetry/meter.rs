@@ -6,6 +6,7 @@ use super::name;
 use crate::base::id::WorkerId;
 use crate::call::fact::VIOLATIONS;
 use crate::call::tools::Outcome;
+use crate::call::trace::{STAGES, Turn};
 use crate::call::{Drop, EndReason, Stats};
 use metrics::{Counter, Gauge, Histogram, Label};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
@@ -132,6 +133,9 @@ const SESSION_TOTALS: &[Total<Stats>] = &[
     (name::RESPONSES_REPEATED, &[], |s| s.responses_repeated),
     (name::SCAN_FALLBACKS, &[], |s| s.scan_fallbacks),
     (name::UNKNOWN_FIELDS, &[], |s| s.unknown_fields),
+    (name::RECONNECTS, &[], |s| s.reconnects),
+    (name::RECONNECT_ATTEMPTS, &[], |s| s.reconnect_attempts),
+    (name::ROLLOVERS, &[], |s| s.rollovers),
 ];
 
 /// What is published of the worker itself.
@@ -175,11 +179,19 @@ pub fn install() -> PrometheusHandle {
     HANDLE.get_or_init(install).clone()
 }
 
+/// Bounds of `TURN_STAGE`, seconds: our own share is at the low end, a caller who waits too long at the other.
+const TURN_BUCKETS: [f64; 14] = [
+    0.001, 0.005, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.5, 5.0, 10.0,
+];
+
 /// A recorder in which durations have buckets: quantiles of two workers can't be added up.
 fn builder() -> PrometheusBuilder {
     let tools = Matcher::Full(name::TOOL_CALL_DURATION.to_owned());
+    let turns = Matcher::Full(name::TURN_STAGE.to_owned());
     PrometheusBuilder::new()
         .set_buckets_for_metric(tools, name::TOOL_CALL_BUCKETS)
+        .expect("there are buckets")
+        .set_buckets_for_metric(turns, &TURN_BUCKETS)
         .expect("there are buckets")
 }
 
@@ -187,6 +199,9 @@ fn builder() -> PrometheusBuilder {
 pub fn describe() {
     for (name, help) in name::COUNTERS {
         metrics::describe_counter!(*name, *help);
+    }
+    for (name, help) in name::HISTOGRAMS {
+        metrics::describe_histogram!(*name, *help);
     }
     for (name, help) in name::GAUGES {
         metrics::describe_gauge!(*name, *help);
@@ -213,6 +228,7 @@ pub struct WorkerMeter {
     gauges: Vec<Gauge>,
     session_gauges: Vec<Gauge>,
     ended: Vec<(EndReason, Counter)>,
+    turns: Vec<(&'static str, Histogram)>,
     tools: Vec<(Outcome, Counter)>,
     tool_duration: Histogram,
 }
@@ -260,6 +276,13 @@ impl WorkerMeter {
             gauges: WORKER_GAUGES
                 .iter()
                 .map(|(n, l, _)| metrics::gauge!(*n, labels(l)))
+                .collect(),
+            turns: STAGES
+                .iter()
+                .map(|stage| {
+                    let labels = labels(&[("stage", stage)]);
+                    (*stage, metrics::histogram!(name::TURN_STAGE, labels))
+                })
                 .collect(),
             tools: Outcome::ALL
                 .iter()
@@ -319,6 +342,15 @@ impl WorkerMeter {
         }
         for (gauge, (_, _, value)) in self.session_gauges.iter().zip(SESSION_GAUGES) {
             gauge.set(value(sessions) as f64);
+        }
+    }
+
+    /// Records where a turn's time went.
+    pub fn turn(&self, turn: &Turn) {
+        for (stage, time) in turn.stages() {
+            if let Some((_, histogram)) = self.turns.iter().find(|(name, _)| *name == stage) {
+                histogram.record(time.as_secs_f64());
+            }
         }
     }
 

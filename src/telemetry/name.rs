@@ -84,6 +84,14 @@ pub const TOOL_CALL_DURATION: &str = "voxrelay_tool_call_duration_seconds";
 /// Its buckets' upper ends, seconds: from built-in tools to one that was given up.
 pub const TOOL_CALL_BUCKETS: &[f64] = &[0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0];
 /// Always 1; `version` and `commit` tell the build.
+pub const TURN_STAGE: &str = "voxrelay_turn_stage_seconds";
+/// See `HISTOGRAMS`' neighbours.
+pub const RECONNECTS: &str = "voxrelay_upstream_reconnects_total";
+/// As above.
+pub const RECONNECT_ATTEMPTS: &str = "voxrelay_upstream_reconnect_attempts_total";
+/// As above.
+pub const ROLLOVERS: &str = "voxrelay_upstream_rollovers_total";
+/// As above.
 pub const BUILD_INFO: &str = "voxrelay_build_info";
 /// When the process started, seconds since 1970.
 pub const START_TIME: &str = "voxrelay_process_start_time_seconds";
@@ -137,6 +145,12 @@ pub const COUNTERS: &[(&str, &str)] = &[
     (REPORTS_DROPPED, "Reports that found the queue full"),
     (TLS_ERRORS, "TLS errors on established legs"),
     (
+        RECONNECTS,
+        "Outages of the model's connection that were overcome",
+    ),
+    (RECONNECT_ATTEMPTS, "Tries to reconnect to the model"),
+    (ROLLOVERS, "Sessions replaced before they expired"),
+    (
         LEGS_PAUSED,
         "Carrier legs not read for a while because they brought too much at once",
     ),
@@ -144,6 +158,12 @@ pub const COUNTERS: &[(&str, &str)] = &[
     (WEBHOOKS, "Voice webhooks by outcome"),
     (TOOL_CALLS, "Calls of tools that were answered, by outcome"),
 ];
+
+/// Name and help of every histogram above.
+pub const HISTOGRAMS: &[(&str, &str)] = &[(
+    TURN_STAGE,
+    "From the caller's last word to each stage of the answer, seconds",
+)];
 
 /// Name and help of every gauge above.
 pub const GAUGES: &[(&str, &str)] = &[
@@ -177,6 +197,8 @@ pub const END_REASONS: &[EndReason] = &[
     EndReason::RealtimeLost,
     EndReason::RealtimeStalled,
     EndReason::RealtimeProtocol,
+    EndReason::Silence,
+    EndReason::MaxDuration,
     EndReason::EndedByModel,
     EndReason::HungUpByOperator,
     EndReason::Drained,

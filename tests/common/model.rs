@@ -227,6 +227,12 @@ impl Connection {
     /// Breaks the connection without a close frame.
     pub fn drop_connection(self) {}
 
+    /// Ends the stream without a close frame.
+    pub async fn shut(&mut self) {
+        // A relay that closes at once may be faster than our end.
+        let _ = tokio::io::AsyncWriteExt::shutdown(self.ws.get_mut()).await;
+    }
+
     /// Closes in order.
     pub async fn close(&mut self) {
         let _ = self.ws.close(None).await;

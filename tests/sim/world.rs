@@ -12,7 +12,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use voxrelay::base::id::CallId;
 use voxrelay::base::time::{Mono, Now};
-use voxrelay::call::policy::{BargeIn, OnModelUnavailable, Policy};
+use voxrelay::call::DialFailure;
+use voxrelay::call::policy::{BargeIn, OnModelUnavailable, Policy, Reconnect};
 use voxrelay::call::session::{Closed, Command, Intent, Session, Setup};
 use voxrelay::call::{EndReason, Fact, Leg};
 use voxrelay::proto::realtime::settings::{Settings, TurnDetection};
@@ -107,6 +108,11 @@ impl World {
                 confirm_ms,
             },
             on_model_unavailable: OnModelUnavailable::HangUp,
+            // Outages have tests of their own.
+            reconnect: Reconnect {
+                tries: 0,
+                ..Reconnect::default()
+            },
             ..Policy::default()
         };
         let mut key = [0; 32];
@@ -399,7 +405,10 @@ impl World {
         let now = self.now;
         if script.refuses_dial {
             self.wake("the dial fails", |world| {
-                let outcome = Err("Refused.".to_owned());
+                let outcome = Err(DialFailure {
+                    text: "Refused.".to_owned(),
+                    retry: true,
+                });
                 world.session.handle_upstream(outcome, at(now));
             });
             return;
@@ -457,6 +466,7 @@ impl World {
         let now = self.now;
         match intent {
             Intent::Dial => self.dial(Leg::Realtime),
+            Intent::Redial(leg) => self.dial(leg),
             Intent::Finish(leg) => {
                 let link = self.link(leg).expect("a leg that exists is finished");
                 assert!(link.open && !link.finishing, "{leg:?} is finished twice");

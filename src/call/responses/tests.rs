@@ -79,6 +79,21 @@ fn a_response_of_the_servers_own_does_not_answer_ours() {
 }
 
 #[test]
+fn a_wish_refused_late_is_sent_again_also_where_our_word_does_not_come_back() {
+    for event_id in [None, Some("vr_create_1")] {
+        let mut slot = Responses::default();
+        slot.want(want(Why::Tools));
+        slot.on_created(id("r1"), None);
+        assert_eq!(slot.on_done(id("r1")), (true, None));
+        // Another of the server's own, and only that one was in our way.
+        slot.on_created(id("r2"), None);
+        let code = Some("conversation_already_has_active_response");
+        assert_eq!(slot.on_error(code, event_id), None);
+        assert!(slot.on_done(id("r2")).1.unwrap().contains("tools"));
+    }
+}
+
+#[test]
 fn a_done_that_comes_twice_frees_the_slot_once() {
     let mut slot = Responses::default();
     slot.on_created(id("r1"), None);

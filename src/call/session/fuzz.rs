@@ -16,6 +16,7 @@ use super::{Closed, Intent, Session, Setup};
 use crate::base::id::CallId;
 use crate::base::limit;
 use crate::base::time::{Mono, Now};
+use crate::call::DialFailure;
 use crate::call::fact::{Fact, Leg};
 use crate::proto::realtime::settings::Settings;
 use crate::proto::ws::writer::{Kind, write_frame};
@@ -26,12 +27,15 @@ struct Shell {
     session: Session,
     now: Now,
     /// Input not consumed, per leg.
-    pending: [Vec<u8>; 2],
+    pending: [Vec<u8>; 3],
     /// The socket is there, per leg.
-    open: [bool; 2],
-    takes: [bool; 2],
-    in_flight: [bool; 2],
-    dialling: bool,
+    open: [bool; 3],
+    takes: [bool; 3],
+    in_flight: [bool; 3],
+    /// The leg that is dialled for.
+    dialling: Option<Leg>,
+    /// The leg that was connected last.
+    active: Leg,
     ended: u32,
 }
 
@@ -52,11 +56,12 @@ pub fn play(bytes: &[u8]) {
     let mut shell = Shell {
         session: Session::new(setup, now),
         now,
-        pending: [Vec::new(), Vec::new()],
-        open: [true, false],
-        takes: [true; 2],
-        in_flight: [false; 2],
-        dialling: false,
+        pending: [Vec::new(), Vec::new(), Vec::new()],
+        open: [true, false, false],
+        takes: [true; 3],
+        in_flight: [false; 3],
+        dialling: None,
+        active: Leg::Realtime,
         ended: 0,
     };
     let mut rest = bytes;
@@ -68,6 +73,7 @@ pub fn play(bytes: &[u8]) {
     }
     shell.gone(Leg::Carrier, Closed::Broken);
     shell.gone(Leg::Realtime, Closed::Broken);
+    shell.gone(Leg::Standby, Closed::Broken);
     shell.turn();
     for _ in 0..3 {
         shell.pass(limit::CLOSE_DEADLINE);
@@ -97,15 +103,25 @@ impl Shell {
                     .fold(0, |sum, byte| sum + u64::from(*byte) * 100);
                 self.pass(Duration::from_millis(ms));
             }
-            5 if self.dialling => {
-                self.dialling = false;
+            5 if let Some(leg) = self.dialling.take() => {
                 let ok = input.first() != Some(&0);
-                self.open[Leg::Realtime as usize] = ok;
-                let outcome = if ok { Ok(()) } else { Err("no".to_owned()) };
+                self.open[leg as usize] = ok;
+                let outcome = match ok {
+                    true => Ok(()),
+                    false => Err(DialFailure {
+                        text: "no".to_owned(),
+                        retry: input.len() > 1,
+                    }),
+                };
+                if ok {
+                    self.active = leg;
+                    self.pending[leg as usize].clear();
+                    self.in_flight[leg as usize] = false;
+                }
                 self.session.handle_upstream(outcome, self.now);
             }
             6 if op & 8 == 0 => self.gone(Leg::Carrier, Closed::Eof),
-            6 => self.gone(Leg::Realtime, Closed::Broken),
+            6 => self.gone(self.active, Closed::Broken),
             7 => {
                 let takes = &mut self.takes[usize::from(op & 8 == 0)];
                 *takes = !*takes;
@@ -145,13 +161,14 @@ impl Shell {
     fn turn(&mut self) {
         while let Some(intent) = self.session.poll_intent() {
             match intent {
-                Intent::Dial => self.dialling = true,
+                Intent::Dial => self.dialling = Some(Leg::Realtime),
+                Intent::Redial(leg) => self.dialling = Some(leg),
                 // What is queued is still taken below.
                 Intent::Finish(_) => {}
                 Intent::Abort(leg) => self.open[leg as usize] = false,
             }
         }
-        for leg in [Leg::Carrier, Leg::Realtime] {
+        for leg in [Leg::Carrier, Leg::Realtime, Leg::Standby] {
             let i = leg as usize;
             while self.takes[i] {
                 if std::mem::take(&mut self.in_flight[i]) {

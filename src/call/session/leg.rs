@@ -51,6 +51,10 @@ pub(super) struct Wire {
     in_flight_audio: u64,
     /// The peer's close code, once its close frame was read.
     peer_close: Option<u16>,
+    /// Bytes ever queued.
+    pub(super) queued: u64,
+    /// Bytes ever given to sends.
+    pub(super) given: u64,
 }
 
 impl Wire {
@@ -64,6 +68,8 @@ impl Wire {
             in_flight: false,
             in_flight_audio: 0,
             peer_close: None,
+            queued: 0,
+            given: 0,
         }
     }
 
@@ -88,11 +94,14 @@ impl Wire {
         }
         let masked = self.role == Role::Client;
         let payload: usize = parts.iter().map(|part| part.len()).sum();
-        self.outbox.push(class, frame_len(payload, masked), |buf| {
+        let len = frame_len(payload, masked);
+        let queued = self.outbox.push(class, len, |buf| {
             // RFC 6455 section 5.3: a fresh key for each frame of a client.
             let mask = masked.then(|| rng.mask_key());
             write_frame(buf, kind, mask, parts);
-        })
+        });
+        self.queued += if queued { len as u64 } else { 0 };
+        queued
     }
 
     /// A text frame before everything that waits.
@@ -246,6 +255,7 @@ impl Wire {
             return;
         }
         self.in_flight_audio += self.outbox.consume(len);
+        self.given += len as u64;
         if !self.in_flight {
             self.in_flight = true;
             #[cfg(feature = "planted-bugs")]
@@ -266,50 +276,157 @@ impl Wire {
     }
 }
 
-/// Both sending sides, with what they share. This is where a call's messages become frames.
+/// The sending sides, with what they share. This is where a call's messages become frames.
+///
+/// Connections to the model take two places in turn, `Leg::Realtime` and `Leg::Standby` as the shell sees them: while one is
+/// closed, the other can be dialled. Which of them the call means by its legs of those names is here alone.
 #[derive(Debug)]
 pub(super) struct Wires {
     pub(super) carrier: Wire,
     pub(super) realtime: Wire,
+    pub(super) standby: Wire,
+    /// The place of the connection that the call speaks to.
+    active: Option<Leg>,
+    /// The place of the one that is to take over.
+    next: Option<Leg>,
+    /// The place that is being dialled for.
+    pub(super) dialling: Option<Leg>,
+    /// The place that was last dialled for: the shell may not be done with it yet, so the other comes first.
+    last: Leg,
     pub(super) rng: Rng,
     pub(super) intents: VecDeque<Intent>,
 }
 
 impl Wires {
-    pub(super) fn wire(&mut self, leg: Leg) -> &mut Wire {
-        match leg {
-            Leg::Carrier => &mut self.carrier,
-            Leg::Realtime => &mut self.realtime,
+    pub(super) fn new(rng: Rng) -> Self {
+        Self {
+            carrier: Wire::new(Leg::Carrier, Role::Server),
+            realtime: Wire::new(Leg::Realtime, Role::Client),
+            standby: Wire::new(Leg::Standby, Role::Client),
+            active: None,
+            next: None,
+            dialling: None,
+            last: Leg::Realtime,
+            rng,
+            intents: VecDeque::new(),
         }
     }
 
+    pub(super) fn wire(&mut self, place: Leg) -> &mut Wire {
+        self.parts(place).0
+    }
+
     /// A wire with what it may need.
-    pub(super) fn parts(&mut self, leg: Leg) -> (&mut Wire, &mut Rng, &mut VecDeque<Intent>) {
-        let wire = match leg {
+    pub(super) fn parts(&mut self, place: Leg) -> (&mut Wire, &mut Rng, &mut VecDeque<Intent>) {
+        let wire = match place {
             Leg::Carrier => &mut self.carrier,
             Leg::Realtime => &mut self.realtime,
+            Leg::Standby => &mut self.standby,
         };
         (wire, &mut self.rng, &mut self.intents)
     }
 
+    /// What the connection at this place is to the call; nothing, when it is only being closed.
+    pub(super) fn meaning(&self, place: Leg) -> Option<Leg> {
+        match place {
+            Leg::Carrier => Some(Leg::Carrier),
+            _ if self.active == Some(place) => Some(Leg::Realtime),
+            _ if self.next == Some(place) => Some(Leg::Standby),
+            _ => None,
+        }
+    }
+
+    /// The dialled connection is there, as what the call calls `meaning`.
+    pub(super) fn connected(&mut self, place: Leg, meaning: Leg, now: Mono) {
+        match meaning {
+            Leg::Standby => self.next = Some(place),
+            _ => self.active = Some(place),
+        }
+        let wire = self.wire(place);
+        *wire = Wire::new(place, Role::Client);
+        wire.open(now);
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        self.carrier.is_over() && self.realtime.is_over() && self.standby.is_over()
+    }
+
+    /// A place for another connection to the model. One that is still being closed there is given up.
+    fn free_place(&mut self) -> Leg {
+        let taken = [self.active, self.next];
+        let order = match self.last {
+            Leg::Standby => [Leg::Realtime, Leg::Standby],
+            _ => [Leg::Standby, Leg::Realtime],
+        };
+        let mut places = order
+            .into_iter()
+            .filter(|place| !taken.contains(&Some(*place)));
+        let (first, second) = (places.next(), places.next());
+        match (first, second) {
+            (Some(place), _) if self.wire(place).is_over() => place,
+            (_, Some(place)) if self.wire(place).is_over() => place,
+            (first, _) => {
+                // Never without one: of active and next at most one is there when a dial is asked for.
+                let place = first.unwrap_or(Leg::Standby);
+                let (wire, _, intents) = self.parts(place);
+                wire.abort(intents);
+                place
+            }
+        }
+    }
+
+    fn close(&mut self, place: Option<Leg>, code: u16, reason: &str, now: Mono) {
+        if let Some(place) = place {
+            let (wire, rng, intents) = self.parts(place);
+            wire.begin_close(code, reason, now, rng, intents);
+        }
+    }
+
     pub(super) fn obey(&mut self, order: Order, now: Mono) {
         match order {
-            Order::Dial => self.intents.push_back(Intent::Dial),
+            Order::Dial => {
+                self.dialling = Some(Leg::Realtime);
+                self.intents.push_back(Intent::Dial);
+            }
+            Order::Redial => {
+                let place = self.free_place();
+                self.last = place;
+                self.dialling = Some(place);
+                self.intents.push_back(Intent::Redial(place));
+            }
+            Order::DropUpstream { reason } => {
+                let code = reason.close_code(Leg::Realtime);
+                let place = self.active.take();
+                self.close(place, code, reason.label(), now);
+            }
+            Order::DropStandby => {
+                let place = self.next.take();
+                self.close(place, 1000, "not needed", now);
+            }
+            Order::Switch => {
+                let old = std::mem::replace(&mut self.active, self.next.take());
+                self.close(old, 1000, "rolled over", now);
+            }
+            // `Session::settle` does it.
+            Order::Configure => {}
             Order::Close {
                 carrier,
                 realtime,
                 reason,
             } => {
-                // C17: the model's connection first; it costs money.
-                for (leg, code) in [(Leg::Realtime, realtime), (Leg::Carrier, carrier)] {
+                // C17: the model's connections first; they cost money.
+                for (leg, code) in [
+                    (Leg::Realtime, realtime),
+                    (Leg::Standby, realtime),
+                    (Leg::Carrier, carrier),
+                ] {
                     #[cfg(feature = "planted-bugs")]
                     if planted::is(planted::Planted::UpstreamLeftOpen)
                         && (leg, reason) == (Leg::Realtime, EndReason::CallerHungUp)
                     {
                         continue;
                     }
-                    let (wire, rng, intents) = self.parts(leg);
-                    wire.begin_close(code, reason.label(), now, rng, intents);
+                    self.close(Some(leg), code, reason.label(), now);
                 }
             }
         }
@@ -318,7 +435,15 @@ impl Wires {
 
 impl Output for Wires {
     fn send(&mut self, leg: Leg, class: Class, parts: &[&[u8]]) -> bool {
-        let (wire, rng, _) = self.parts(leg);
+        let place = match leg {
+            Leg::Carrier => Some(Leg::Carrier),
+            Leg::Realtime => self.active,
+            Leg::Standby => self.next,
+        };
+        let Some(place) = place else {
+            return false;
+        };
+        let (wire, rng, _) = self.parts(place);
         wire.frame(class, Kind::Text, parts, rng)
     }
 

@@ -9,6 +9,7 @@ use super::conn::{Conn, Plug, Sockets};
 use crate::base::id::{CallId, SlotKey, WorkerId};
 use crate::base::limit::{CONNECT_DEADLINE, HEAD_BYTES_MAX, UPSTREAM_DEADLINE};
 use crate::bus::command::ToWorker;
+use crate::call::{DialFailure, Leg};
 use crate::config::Secret;
 use crate::proto::http::head::{HeadError, Parsed, parse_response};
 use crate::proto::http::upgrade::{ResponseError, check_response, write_request};
@@ -447,14 +448,101 @@ pub(super) async fn discard(desk: Rc<Desk>, upstream: Established) {
     conn.say_goodbye(&frame).await;
 }
 
+/// An endpoint that failed is used only when no other is left, for so long.
+const ENDPOINT_PAUSE: Duration = Duration::from_secs(30);
+
+/// One of the model's endpoints.
+#[derive(Debug)]
+pub(super) struct Target {
+    pub(super) endpoint: Rc<Endpoint>,
+    pub(super) keys: KeyRing,
+    /// Its share among the healthy ones; 0: only when no other is left.
+    pub(super) weight: u32,
+    failed_until: Option<Instant>,
+}
+
+impl Target {
+    pub(super) fn new(endpoint: Endpoint, keys: Vec<Secret>, weight: u32) -> Self {
+        Self {
+            endpoint: Rc::new(endpoint),
+            keys: KeyRing::new(keys),
+            weight,
+            failed_until: None,
+        }
+    }
+}
+
+/// The model's endpoints, with their health.
+#[derive(Debug)]
+pub(super) struct Targets(pub(super) Vec<Target>);
+
+impl Targets {
+    /// The next to try: by weight among those that are healthy and were not tried in this dial, then those that
+    /// were not tried, then any. `dice`: any number.
+    fn pick(&self, tried: &[usize], dice: u32, now: Instant) -> Option<usize> {
+        let fresh = |i: &usize| !tried.contains(i);
+        let healthy = |i: &usize| self.0[*i].failed_until.is_none_or(|until| until <= now);
+        let all = 0..self.0.len();
+        let mut left: u64 = all
+            .clone()
+            .filter(|i| fresh(i) && healthy(i))
+            .map(|i| u64::from(self.0[i].weight))
+            .sum();
+        if left > 0 {
+            left = u64::from(dice) % left;
+            for i in all.clone().filter(|i| fresh(i) && healthy(i)) {
+                match left.checked_sub(u64::from(self.0[i].weight)) {
+                    Some(rest) => left = rest,
+                    None => return Some(i),
+                }
+            }
+        }
+        let soonest = |i: &usize| (self.0[*i].failed_until, *i);
+        all.clone()
+            .filter(fresh)
+            .min_by_key(soonest)
+            .or_else(|| all.min_by_key(soonest))
+    }
+}
+
+/// What a dial is for; see `ToDesk::Dial`.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asked {
+    pub(super) worker: WorkerId,
+    pub(super) slot: SlotKey,
+    pub(super) call_id: CallId,
+    pub(super) leg: Leg,
+    pub(super) once: bool,
+}
+
 /// Answers `ToDesk::Dial`, unless it is cancelled.
-pub(super) async fn run(desk: Rc<Desk>, worker: WorkerId, slot: SlotKey, call_id: CallId) {
+pub(super) async fn run(desk: Rc<Desk>, asked: Asked) {
+    let Asked {
+        worker,
+        slot,
+        call_id,
+        leg,
+        once,
+    } = asked;
     let cancel = Rc::new(Cancel::default());
     desk.dials
         .0
         .borrow_mut()
         .insert((worker, slot), cancel.clone());
-    let outcome = attempts(&desk, call_id, &cancel).await;
+    let early = match once {
+        true => None,
+        false => {
+            let deadline = Instant::now() + CONNECT_DEADLINE;
+            tokio::select! {
+                early = desk.early.take(call_id, deadline) => early,
+                () = cancel.ordered() => None,
+            }
+        }
+    };
+    let outcome = match early {
+        Some(upstream) => Ok(upstream),
+        None => attempts(&desk, call_id, once, &cancel).await,
+    };
     if cancel.given.get() {
         desk.meter.dial_error(DialError::Cancelled.label());
         tracing::info!(call_id = %call_id, "dial given up: the call ended first");
@@ -466,7 +554,11 @@ pub(super) async fn run(desk: Rc<Desk>, worker: WorkerId, slot: SlotKey, call_id
     desk.dials.0.borrow_mut().remove(&(worker, slot));
     let order = ToWorker::Upstream {
         slot,
-        outcome: outcome.map(Box::new).map_err(|error| error.to_string()),
+        leg,
+        outcome: outcome.map(Box::new).map_err(|error| DialFailure {
+            text: error.to_string(),
+            retry: error.may_retry(),
+        }),
     };
     let sent = match desk.workers.get(usize::from(worker.0)) {
         Some(sender) => sender.send(order),
@@ -479,17 +571,41 @@ pub(super) async fn run(desk: Rc<Desk>, worker: WorkerId, slot: SlotKey, call_id
     }
 }
 
-async fn attempts(desk: &Desk, call_id: CallId, cancel: &Cancel) -> Result<Established, DialError> {
+pub(super) async fn attempts(
+    desk: &Desk,
+    call_id: CallId,
+    once: bool,
+    cancel: &Cancel,
+) -> Result<Established, DialError> {
     let started = Instant::now();
-    let deadline = started + UPSTREAM_DEADLINE;
+    // One that is part of an outage's schedule must leave time for the others.
+    let (deadline, attempts) = match once {
+        true => {
+            let endpoints = desk.targets.borrow().0.len();
+            (
+                started + CONNECT_DEADLINE,
+                endpoints.min(ATTEMPT_DELAYS_MS.len()),
+            )
+        }
+        false => (started + UPSTREAM_DEADLINE, ATTEMPT_DELAYS_MS.len()),
+    };
+    let mut tried = Vec::new();
     let mut wait = Duration::ZERO;
-    for attempt in 1..=ATTEMPT_DELAYS_MS.len() {
+    for attempt in 1..=attempts {
         tokio::select! {
             () = tokio::time::sleep(wait) => {}
             () = cancel.ordered() => return Err(DialError::Cancelled),
         }
-        let key = desk.keys.borrow_mut().pick(Instant::now());
-        let headers = key.and_then(|i| endpoint::headers(desk.keys.borrow().keys[i].expose()));
+        let now = Instant::now();
+        let Some(at) = desk.targets.borrow().pick(&tried, dice(), now) else {
+            return Err(DialError::Resolve(io::ErrorKind::NotFound.into()));
+        };
+        let (endpoint, key, headers) = {
+            let target = &mut desk.targets.borrow_mut().0[at];
+            let key = target.keys.pick(now);
+            let headers = key.and_then(|i| endpoint::headers(target.keys.keys[i].expose()));
+            (target.endpoint.clone(), key, headers)
+        };
         let headers: Vec<(&str, &str)> = headers
             .iter()
             .flatten()
@@ -497,18 +613,12 @@ async fn attempts(desk: &Desk, call_id: CallId, cancel: &Cancel) -> Result<Estab
             .collect();
         desk.meter.dial_attempt();
         let tls = desk.client_tls.clone();
-        let dialled = connect_until(
-            &desk.sockets,
-            &desk.endpoint,
-            &headers,
-            tls,
-            deadline,
-            cancel,
-        );
+        let dialled = connect_until(&desk.sockets, &endpoint, &headers, tls, deadline, cancel);
         let error = match dialled.await {
             Ok(established) => {
                 let ms = started.elapsed().as_millis() as u64;
-                tracing::info!(call_id = %call_id, attempt, ms, host = desk.endpoint.host, "upstream connected");
+                desk.targets.borrow_mut().0[at].failed_until = None;
+                tracing::info!(call_id = %call_id, attempt, ms, host = endpoint.host, "upstream connected");
                 return Ok(established);
             }
             // Whatever the shut socket said.
@@ -521,19 +631,32 @@ async fn attempts(desk: &Desk, call_id: CallId, cancel: &Cancel) -> Result<Estab
             && refused.is_about_the_key()
         {
             let now = Instant::now();
-            let mut keys = desk.keys.borrow_mut();
+            let keys = &mut desk.targets.borrow_mut().0[at].keys;
             keys.pause(index, now);
             other_key = keys.has_usable(now);
         }
+        let mut other_endpoint = false;
+        if !other_key {
+            let targets = &mut desk.targets.borrow_mut().0;
+            targets[at].failed_until = Some(Instant::now() + ENDPOINT_PAUSE);
+            tried.push(at);
+            // What one endpoint refuses for good another may take, and at once.
+            other_endpoint = (0..targets.len()).any(|i| !tried.contains(&i));
+        }
         let delay = ATTEMPT_DELAYS_MS
             .get(attempt)
-            .map(|ms| next_delay(*ms, &error, other_key));
+            .filter(|_| attempt < attempts)
+            .map(|ms| match other_endpoint {
+                true => Duration::ZERO,
+                false => next_delay(*ms, &error, other_key),
+            });
         let left = deadline.saturating_duration_since(Instant::now());
-        let retry = delay.filter(|delay| (other_key || error.may_retry()) && *delay < left);
+        let retry = delay
+            .filter(|delay| (other_key || other_endpoint || error.may_retry()) && *delay < left);
         // The endpoint has a say in what is wrong with it: its certificate, its code.
         let sentence = error.to_string();
         tracing::warn!(
-            call_id = %call_id, attempt, host = desk.endpoint.host, cause = error.label(),
+            call_id = %call_id, attempt, host = endpoint.host, cause = error.label(),
             key = key.map(|i| i + 1), retry = retry.is_some(), error = &*brief(&sentence),
             "upstream attempt failed"
         );
@@ -554,6 +677,13 @@ fn next_delay(ms: u64, error: &DialError, other_key: bool) -> Duration {
         _ => 0,
     };
     jitter(ms).max(Duration::from_secs(asked).min(UPSTREAM_DEADLINE))
+}
+
+fn dice() -> u32 {
+    let mut bytes = [0; 4];
+    // Without entropy it is always the first: no reason to fail.
+    let _ = getrandom::fill(&mut bytes);
+    u32::from_ne_bytes(bytes)
 }
 
 /// `ms`, a fifth more or less, so that calls that failed together don't return together.

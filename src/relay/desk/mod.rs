@@ -9,6 +9,7 @@
 mod admit;
 mod conn;
 pub mod dial;
+mod early;
 mod listener;
 mod upgrade;
 
@@ -19,13 +20,13 @@ use crate::bus::command::{DeskInbox, ToDesk, WorkerSender};
 use crate::bus::directory::SharedDirectory;
 use crate::bus::report::HttpSender;
 use crate::config::Config;
-use crate::proto::realtime::endpoint::{Endpoint, connect_url};
+use crate::proto::realtime::endpoint::connect_url;
 use crate::telemetry::desk_meter::DeskMeter;
 use crate::transport::clock::SystemClock;
 use crate::transport::{ClientConfig, ServerConfig, roots};
 use admit::Admission;
 use conn::Sockets;
-use dial::{Dials, KeyRing};
+use dial::{Dials, Target, Targets};
 use listener::{Admitted, Strangers};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -76,11 +77,11 @@ struct Desk {
     directory: SharedDirectory,
     workers: Vec<WorkerSender>,
     http: HttpSender,
-    endpoint: Endpoint,
     client_tls: Option<Arc<ClientConfig>>,
     /// The listener's certificate, replaced on reload.
     tls: RefCell<Option<Arc<ServerConfig>>>,
-    keys: RefCell<KeyRing>,
+    /// Where the model is.
+    targets: RefCell<Targets>,
     admission: RefCell<Admission>,
     strangers: Arc<Mutex<Strangers>>,
     /// Refusals over the caps that are being said.
@@ -89,6 +90,7 @@ struct Desk {
     admitted: RefCell<HashMap<u64, Admitted>>,
     next_ticket: Cell<u64>,
     dials: Dials,
+    early: early::Early,
     sockets: Rc<Sockets>,
     stopping: Cell<bool>,
     /// Both make the ids of refused requests.
@@ -164,15 +166,19 @@ fn start_with(
         None => None,
     };
     let realtime = &config.realtime;
-    let endpoint = connect_url(
-        &realtime.url,
-        &realtime.model,
-        realtime.temperature_for(&config.agent),
-    )
-    .map_err(|error| {
-        io::Error::new(io::ErrorKind::InvalidInput, format!("realtime.url {error}"))
-    })?;
-    let client_tls = match endpoint.tls {
+    let mut endpoints = Vec::new();
+    for configured in realtime.endpoints_in_force() {
+        let endpoint = connect_url(
+            &configured.url,
+            &realtime.model,
+            realtime.temperature_for(&config.agent),
+        )
+        .map_err(|error| {
+            io::Error::new(io::ErrorKind::InvalidInput, format!("realtime.url {error}"))
+        })?;
+        endpoints.push((endpoint, configured.api_keys, configured.weight));
+    }
+    let client_tls = match endpoints.iter().any(|(endpoint, ..)| endpoint.tls) {
         true => Some(roots::client_config(realtime.ca_file.as_deref())?),
         false => None,
     };
@@ -189,14 +195,18 @@ fn start_with(
     }
     let (ready, started) = std::sync::mpsc::channel();
     let build = move || Desk {
-        keys: RefCell::new(KeyRing::new(config.realtime.api_keys.clone())),
+        targets: RefCell::new(Targets(
+            endpoints
+                .into_iter()
+                .map(|(endpoint, keys, weight)| Target::new(endpoint, keys, weight))
+                .collect(),
+        )),
         admission: RefCell::new(Admission::new(workers.len())),
         config,
         deadlines,
         directory,
         workers,
         http,
-        endpoint,
         client_tls,
         tls: RefCell::new(tls),
         strangers: Arc::default(),
@@ -206,6 +216,7 @@ fn start_with(
         admitted: RefCell::default(),
         next_ticket: Cell::new(1),
         dials: Dials::default(),
+        early: early::Early::default(),
         sockets: Rc::default(),
         stopping: Cell::new(false),
         clock: SystemClock::new(),
@@ -281,12 +292,26 @@ async fn run(desk: Rc<Desk>, mut inbox: DeskInbox, listeners: Vec<TcpListener>) 
                 worker,
                 slot,
                 call_id,
+                leg,
+                once,
             } => {
-                spawn(dial::run(desk.clone(), worker, slot, call_id));
+                let asked = dial::Asked {
+                    worker,
+                    slot,
+                    call_id,
+                    leg,
+                    once,
+                };
+                spawn(dial::run(desk.clone(), asked));
             }
             ToDesk::CancelDial { worker, slot } => desk.dials.cancel(worker, slot),
             ToDesk::Discard { upstream } => {
                 spawn(dial::discard(desk.clone(), *upstream));
+            }
+            ToDesk::Predial { call_id } => {
+                if desk.config.realtime.predial {
+                    spawn(early::predial(desk.clone(), call_id));
+                }
             }
             ToDesk::Ended { worker, call_id } => {
                 desk.admission.borrow_mut().release(worker, Some(call_id));

@@ -31,14 +31,14 @@ use crate::bus::command::{DeskSender, ToDesk, ToWorker, WorkerInbox};
 use crate::bus::report::ReportSender;
 use crate::bus::tool::ToolSender;
 use crate::call::session::{Closed, Session};
-use crate::call::{Fact, Leg, Stats};
+use crate::call::{DialFailure, Fact, Leg, Stats};
 use crate::telemetry::meter::{WorkerMeter, WorkerStats};
 use crate::transport::clock::SystemClock;
 use deadline::Deadlines;
 use echo::Echo;
 use leg::{CarryPool, Phase, Sending};
 use ring::{Completion, LegKey, Ring, Tag};
-use shared::{Shared, leg_of};
+use shared::{Shared, index_of, leg_of};
 use std::collections::VecDeque;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -396,7 +396,7 @@ impl Worker {
                 self.shared.install(life, Leg::Carrier, *leg);
                 Self::touch(&mut self.touched, life);
             }
-            ToWorker::Upstream { slot, outcome } => {
+            ToWorker::Upstream { slot, leg, outcome } => {
                 // The call may have ended while the desk dialled: then the desk closes the leg, in order.
                 let Some(life) = self.table.find(slot).filter(|life| !life.reported_end) else {
                     if let Ok(upstream) = outcome {
@@ -405,18 +405,28 @@ impl Worker {
                     return;
                 };
                 life.dialling = false;
-                let (answer, connection) = match outcome {
+                let index = index_of(leg);
+                let (mut answer, mut connection) = match outcome {
                     Ok(connection) => (Ok(()), Some(connection)),
                     Err(why) => (Err(why), None),
                 };
+                if let (Some(_), Some(old)) = (&connection, &mut life.legs[index]) {
+                    // What is closed there takes its time: no more of it, and the call tries again.
+                    old.phase = Phase::Retired;
+                    old.shut_both();
+                    connection = None;
+                    answer = Err(DialFailure {
+                        text: "its place is taken".to_owned(),
+                        retry: true,
+                    });
+                }
                 let driver = &mut life.driver;
                 if catch_unwind(AssertUnwindSafe(|| driver.handle_upstream(answer, now))).is_err() {
                     self.shared.on_panic(life);
                 } else if let Some(connection) = connection
-                    && life.legs[1].is_none()
                     && !life.driver.is_finished()
                 {
-                    self.shared.install(life, Leg::Realtime, *connection);
+                    self.shared.install(life, leg, *connection);
                 }
                 Self::touch(&mut self.touched, life);
             }
@@ -502,7 +512,7 @@ impl Worker {
             if let Driver::Call(session) = &life.driver {
                 sum.add(session.stats());
                 stats.calls_active += 1;
-                stats.upstream_open += u64::from(life.legs[1].is_some());
+                stats.upstream_open += life.legs[1..].iter().flatten().count() as u64;
             }
             stats.carry_bytes += life
                 .legs

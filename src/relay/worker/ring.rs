@@ -44,7 +44,7 @@ pub(super) struct LegKey {
     pub(super) index: u32,
     /// Counts the uses of that index (its low 28 bits travel).
     pub(super) generation: u32,
-    /// 0 carrier, 1 realtime.
+    /// 0 carrier, 1 realtime, 2 standby.
     pub(super) leg: u8,
 }
 
@@ -53,7 +53,7 @@ const GENERATION_BITS: u32 = 28;
 pub(super) const GENERATION_MASK: u32 = (1 << GENERATION_BITS) - 1;
 
 impl Tag {
-    // user_data, from the top: kind 2 bits, leg 1, spare 1, generation 28, index 32.
+    // user_data, from the top: kind 2 bits, leg 2, generation 28, index 32.
     fn encode(self) -> u64 {
         let (kind, key) = match self {
             Tag::Wake => return 0,
@@ -62,7 +62,7 @@ impl Tag {
             Tag::Send(key) => (2u64, key),
         };
         kind << 62
-            | u64::from(key.leg) << 61
+            | u64::from(key.leg & 3) << 60
             | u64::from(key.generation & GENERATION_MASK) << 32
             | u64::from(key.index)
     }
@@ -71,7 +71,7 @@ impl Tag {
         let key = LegKey {
             index: data as u32,
             generation: (data >> 32) as u32 & GENERATION_MASK,
-            leg: (data >> 61) as u8 & 1,
+            leg: (data >> 60) as u8 & 3,
         };
         match data >> 62 {
             1 => Tag::Receive(key),
@@ -191,9 +191,12 @@ impl Ring {
         })
     }
 
-    pub(super) fn group(&mut self, id: u8) -> &mut BufferGroup {
+    /// The buffers of a leg: carriers have their own, both connections to the model share the other.
+    pub(super) fn group(&mut self, leg: u8) -> &mut BufferGroup {
         // Made in `new`, taken only in `drop`.
-        self.groups[id as usize].as_mut().expect("made in new")
+        self.groups[leg.min(1) as usize]
+            .as_mut()
+            .expect("made in new")
     }
 
     pub(super) fn slots(&mut self) -> &mut SendSlots {
@@ -211,9 +214,9 @@ impl Ring {
         Ok(())
     }
 
-    /// Receives on `fd` into buffers of group `key.leg` until it ends by itself.
+    /// Receives on `fd` into buffers of the leg's group until it ends by itself.
     pub(super) fn receive(&mut self, fd: RawFd, key: LegKey) -> io::Result<()> {
-        let entry = opcode::RecvMulti::new(types::Fd(fd), u16::from(key.leg))
+        let entry = opcode::RecvMulti::new(types::Fd(fd), u16::from(key.leg.min(1)))
             .build()
             .user_data(Tag::Receive(key).encode());
         self.push(&entry)
@@ -326,7 +329,7 @@ mod tests {
 
     #[test]
     fn tags_survive_the_trip_through_user_data() {
-        for leg in [0, 1] {
+        for leg in [0, 1, 2] {
             for generation in [0, 1, GENERATION_MASK] {
                 for index in [0, 7, u32::MAX] {
                     let key = LegKey {

@@ -164,15 +164,8 @@ impl Shared {
     pub(super) fn obey(&mut self, life: &mut Life) {
         while let Some(intent) = life.driver.poll_intent() {
             match intent {
-                Intent::Dial => {
-                    life.dialling = true;
-                    let order = ToDesk::Dial {
-                        worker: self.id,
-                        slot: life.key,
-                        call_id: life.call_id,
-                    };
-                    self.tell_desk(order);
-                }
+                Intent::Dial => self.dial(life, Leg::Realtime, false),
+                Intent::Redial(leg) => self.dial(life, leg, true),
                 Intent::Finish(which) => {
                     if let Some(leg) = &mut life.legs[index_of(which)]
                         && leg.phase == Phase::Open
@@ -190,6 +183,17 @@ impl Shared {
                 }
             }
         }
+    }
+
+    fn dial(&mut self, life: &mut Life, leg: Leg, once: bool) {
+        life.dialling = true;
+        self.tell_desk(ToDesk::Dial {
+            worker: self.id,
+            slot: life.key,
+            call_id: life.call_id,
+            leg,
+            once,
+        });
     }
 
     /// Asks for the tools that a call wants. Without room the model is told so at once.
@@ -331,6 +335,9 @@ impl Shared {
     }
 
     pub(super) fn send_report(&mut self, call_id: CallId, fact: Fact, reported_end: &mut bool) {
+        if let Fact::Turn(turn) = &fact {
+            self.meter.turn(turn);
+        }
         if let Fact::ToolFinished { outcome, took, .. } = &fact {
             self.meter.tool(*outcome, *took);
         }
@@ -384,10 +391,10 @@ impl Shared {
 }
 
 pub(super) fn leg_of(index: u8) -> Leg {
-    if index == 0 {
-        Leg::Carrier
-    } else {
-        Leg::Realtime
+    match index {
+        0 => Leg::Carrier,
+        1 => Leg::Realtime,
+        _ => Leg::Standby,
     }
 }
 
@@ -395,5 +402,6 @@ pub(super) fn index_of(leg: Leg) -> usize {
     match leg {
         Leg::Carrier => 0,
         Leg::Realtime => 1,
+        Leg::Standby => 2,
     }
 }

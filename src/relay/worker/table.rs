@@ -8,7 +8,7 @@ use crate::base::id::{CallId, SlotKey};
 use crate::base::time::{Mono, Now};
 use crate::call::session::{Closed, Command, Intent, Session};
 use crate::call::tools::{ToolCall, ToolResult};
-use crate::call::{Fact, Leg};
+use crate::call::{DialFailure, Fact, Leg};
 
 /// What drives a slot's legs.
 #[derive(Debug)]
@@ -43,7 +43,7 @@ impl Driver {
         }
     }
 
-    pub(super) fn handle_upstream(&mut self, outcome: Result<(), String>, now: Now) {
+    pub(super) fn handle_upstream(&mut self, outcome: Result<(), DialFailure>, now: Now) {
         if let Self::Call(session) = self {
             session.handle_upstream(outcome, now);
         }
@@ -150,8 +150,8 @@ pub(super) struct Life {
     pub(super) key: SlotKey,
     pub(super) call_id: CallId,
     pub(super) driver: Driver,
-    /// Carrier, realtime.
-    pub(super) legs: [Option<LegState>; 2],
+    /// Carrier, realtime, standby.
+    pub(super) legs: [Option<LegState>; 3],
     /// The earliest entry in `Deadlines` that stands for this call.
     pub(super) armed: Option<Mono>,
     /// On the list of this wake-up.
@@ -191,7 +191,7 @@ impl Table {
             key,
             call_id,
             driver,
-            legs: [None, None],
+            legs: [None, None, None],
             armed: None,
             touched: false,
             reported_end: false,

@@ -346,6 +346,7 @@ fn a_call_that_ends_while_its_dial_is_out_takes_the_dial_back() {
     // The dial's answer was on its way already: its leg goes back to be closed in order.
     let (_model, upstream) = UnixStream::pair().expect("socketpair");
     let late = ToWorker::Upstream {
+        leg: Leg::Realtime,
         slot,
         outcome: Ok(established(upstream)),
     };

@@ -64,7 +64,7 @@ fn both_directions_carry_the_same_bytes_however_they_are_cut() {
     fn check(pair: &Pair, leg: Leg, spoken: &[String], heard: &[String]) {
         match leg {
             Leg::Carrier => assert_eq!(pair.appended(), spoken),
-            Leg::Realtime => {
+            Leg::Realtime | Leg::Standby => {
                 let texts = pair.carrier.texts();
                 let media: Vec<_> = texts.iter().filter(|text| text.contains("media")).collect();
                 assert_eq!(media.len(), 2);

@@ -212,7 +212,7 @@ fn a_dial_that_succeeds_after_the_end_is_aborted() {
         Some(Intent::Abort(Leg::Realtime))
     );
     pair.session
-        .handle_upstream(Err("late".to_owned()), now(pair.at_ms));
+        .handle_upstream(failed("late"), now(pair.at_ms));
     assert_eq!(pair.session.poll_intent(), None);
     assert_eq!(pair.wind_up(), EndReason::CallerHungUp);
 }
@@ -253,7 +253,9 @@ fn a_leg_that_stays_mute_after_a_ping_is_lost() {
         pair.pass(PING_MS);
         match leg {
             Leg::Carrier => pair.feed(Leg::Realtime, &frame(Role::Server, Kind::Pong, b"")),
-            Leg::Realtime => pair.feed(Leg::Carrier, &frame(Role::Client, Kind::Pong, b"")),
+            Leg::Realtime | Leg::Standby => {
+                pair.feed(Leg::Carrier, &frame(Role::Client, Kind::Pong, b""))
+            }
         }
         pair.pass(PONG_MS - 1);
         assert_eq!(pair.reason(), None);

@@ -2,7 +2,9 @@
 
 use crate::base::id::CallId;
 use crate::base::time::{Mono, Now};
+use crate::call::DialFailure;
 use crate::call::fact::{Drop, EndReason, Fact, Leg, Stats};
+use crate::call::policy::{Policy, Reconnect};
 use crate::call::session::{Closed, Command, Intent, Session, Setup};
 use crate::proto::audio::base64;
 use crate::proto::realtime::settings::Settings;
@@ -87,6 +89,10 @@ pub(super) struct Pair {
     pub(super) model: Peer,
     pub(super) facts: Vec<Fact>,
     pub(super) dials: u32,
+    /// The leg of the last dial.
+    pub(super) place: Leg,
+    /// The other connection to the model.
+    pub(super) standby: Peer,
     pub(super) stamp: u64,
     pub(super) chunk: u64,
 }
@@ -98,11 +104,26 @@ pub(super) fn setup() -> Setup {
             instructions: "Be \"brief\".".to_owned(),
             ..Settings::default()
         }),
-        policy: Arc::default(),
+        // What an end is, without tries to put it off: those have tests of their own.
+        policy: Arc::new(Policy {
+            reconnect: Reconnect {
+                tries: 0,
+                ..Reconnect::default()
+            },
+            ..Policy::default()
+        }),
         expected_call_sid: None,
         mode: crate::base::route::StreamMode::Full,
         seed: [7; 32],
     }
+}
+
+/// A dial that came to nothing for good.
+pub(super) fn failed(text: &str) -> Result<(), DialFailure> {
+    Err(DialFailure {
+        text: text.to_owned(),
+        retry: false,
+    })
 }
 
 /// One frame as `role` sends it.
@@ -157,6 +178,8 @@ impl Pair {
             model: Peer::new(Role::Server, false),
             facts: Vec::new(),
             dials: 0,
+            place: Leg::Realtime,
+            standby: Peer::new(Role::Server, false),
             stamp: 61,
             chunk: 1,
         }
@@ -197,9 +220,25 @@ impl Pair {
 
     pub(super) fn connect(&mut self) {
         self.dials = 0;
-        self.model.socket_open = true;
+        let place = self.place;
+        *self.peer(place) = Peer::new(Role::Server, true);
         self.session.handle_upstream(Ok(()), now(self.at_ms));
         self.pump();
+    }
+
+    /// The dial fails.
+    pub(super) fn refuse(&mut self, retry: bool) {
+        self.dials = 0;
+        let text = "refused with 503".to_owned();
+        self.session
+            .handle_upstream(Err(DialFailure { text, retry }), now(self.at_ms));
+        self.pump();
+    }
+
+    /// Text from the model on the connection that was dialled last.
+    pub(super) fn newest(&mut self, text: &str) {
+        let place = self.place;
+        self.feed(place, &frame(Role::Server, Kind::Text, text.as_bytes()));
     }
 
     pub(super) fn carrier(&mut self, text: &str) {
@@ -236,6 +275,7 @@ impl Pair {
         let peer = match leg {
             Leg::Carrier => &mut self.carrier,
             Leg::Realtime => &mut self.model,
+            Leg::Standby => &mut self.standby,
         };
         if !peer.socket_open {
             return;
@@ -251,7 +291,7 @@ impl Pair {
     pub(super) fn close(&mut self, leg: Leg, code: u16) {
         let role = match leg {
             Leg::Carrier => Role::Client,
-            Leg::Realtime => Role::Server,
+            Leg::Realtime | Leg::Standby => Role::Server,
         };
         self.feed(leg, &frame(role, Kind::Close, &close_payload(code)));
     }
@@ -276,6 +316,7 @@ impl Pair {
         match leg {
             Leg::Carrier => &mut self.carrier,
             Leg::Realtime => &mut self.model,
+            Leg::Standby => &mut self.standby,
         }
     }
 
@@ -306,7 +347,14 @@ impl Pair {
             while let Some(intent) = self.session.poll_intent() {
                 acted = true;
                 match intent {
-                    Intent::Dial => self.dials += 1,
+                    Intent::Dial => {
+                        self.dials += 1;
+                        self.place = Leg::Realtime;
+                    }
+                    Intent::Redial(leg) => {
+                        self.dials += 1;
+                        self.place = leg;
+                    }
                     Intent::Finish(leg) => {
                         let peer = self.peer(leg);
                         assert!(peer.socket_open && !peer.finishing);
@@ -319,10 +367,11 @@ impl Pair {
                     }
                 }
             }
-            for leg in [Leg::Realtime, Leg::Carrier] {
+            for leg in [Leg::Realtime, Leg::Standby, Leg::Carrier] {
                 let peer = match leg {
                     Leg::Carrier => &mut self.carrier,
                     Leg::Realtime => &mut self.model,
+                    Leg::Standby => &mut self.standby,
                 };
                 if peer.in_flight && peer.takes {
                     peer.in_flight = false;
@@ -394,12 +443,13 @@ impl Pair {
 
     /// Both peers answer close frames and close their sockets as they should; the session must finish.
     pub(super) fn wind_up(&mut self) -> EndReason {
-        for leg in [Leg::Realtime, Leg::Carrier] {
+        for leg in [Leg::Realtime, Leg::Standby, Leg::Carrier] {
             if let Some(code) = self.peer(leg).close_code() {
                 self.close(leg, if code == 1005 { 1000 } else { code });
             }
         }
         self.gone(Leg::Realtime, Closed::Eof);
+        self.gone(Leg::Standby, Closed::Eof);
         self.gone(Leg::Carrier, Closed::Eof);
         self.pass(0);
         assert!(self.session.is_finished());

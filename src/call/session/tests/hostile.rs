@@ -119,7 +119,7 @@ fn malformed_messages_are_counted_and_the_fiftieth_closes_with_1007() {
             let text = kinds[n as usize % kinds.len()];
             match leg {
                 Leg::Carrier => pair.carrier(text),
-                Leg::Realtime => pair.model(text),
+                Leg::Realtime | Leg::Standby => pair.model(text),
             }
         }
         assert_eq!(
@@ -133,7 +133,7 @@ fn malformed_messages_are_counted_and_the_fiftieth_closes_with_1007() {
         let reason = pair.wind_up();
         match leg {
             Leg::Carrier => assert_eq!(reason, EndReason::CarrierProtocol),
-            Leg::Realtime => assert_eq!(reason, EndReason::RealtimeProtocol),
+            Leg::Realtime | Leg::Standby => assert_eq!(reason, EndReason::RealtimeProtocol),
         }
     }
 }
@@ -240,7 +240,7 @@ fn play(pair: &mut Pair, step: Step) {
                     pair.connect();
                 } else {
                     let at = now(pair.at_ms);
-                    pair.session.handle_upstream(Err("refused".to_owned()), at);
+                    pair.session.handle_upstream(failed("refused"), at);
                     pair.pump();
                 }
             }

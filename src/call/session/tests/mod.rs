@@ -6,6 +6,8 @@ mod ends;
 mod harness;
 mod heard;
 mod hostile;
+mod life;
 mod model;
+mod outage;
 mod start;
 mod tools;

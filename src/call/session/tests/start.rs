@@ -231,7 +231,7 @@ fn a_later_update_that_changes_the_format_ends_the_call() {
 fn a_dial_that_fails_ends_the_call_and_says_why() {
     let mut pair = Pair::started();
     pair.session
-        .handle_upstream(Err("no route to host".to_owned()), now(pair.at_ms));
+        .handle_upstream(failed("no route to host"), now(pair.at_ms));
     pair.pump();
     assert!(pair.facts.contains(&Fact::Note {
         text: "no route to host".to_owned()

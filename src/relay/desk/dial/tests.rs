@@ -129,3 +129,36 @@ fn no_text_of_an_error_names_a_key() {
     let ring = KeyRing::new(vec![Secret::new("sk-very-secret")]);
     assert!(!format!("{ring:?}").contains("very"));
 }
+
+fn targets(weights: &[u32]) -> Targets {
+    let target = |weight: &u32| {
+        let endpoint = endpoint::connect_url("ws://127.0.0.1:9", "m", None).expect("a URL");
+        Target::new(endpoint, Vec::new(), *weight)
+    };
+    Targets(weights.iter().map(target).collect())
+}
+
+#[test]
+fn endpoints_share_by_weight_and_the_last_resort_comes_last() {
+    let (targets, now) = (targets(&[1, 3, 0]), Instant::now());
+    let mut counts = [0; 3];
+    for dice in 0..400 {
+        counts[targets.pick(&[], dice, now).expect("one")] += 1;
+    }
+    assert_eq!(counts, [100, 300, 0]);
+    assert_eq!(targets.pick(&[0, 1], 7, now), Some(2));
+    assert!(targets.pick(&[0, 1, 2], 7, now).is_some());
+}
+
+#[test]
+fn an_endpoint_that_failed_is_left_alone_for_a_while() {
+    let (mut targets, now) = (targets(&[1, 1]), Instant::now());
+    targets.0[0].failed_until = Some(now + ENDPOINT_PAUSE);
+    for dice in 0..10 {
+        assert_eq!(targets.pick(&[], dice, now), Some(1));
+        assert_eq!(targets.pick(&[1], dice, now), Some(0), "the only one left");
+    }
+    let later = now + ENDPOINT_PAUSE;
+    let picked: Vec<_> = (0..2).map(|dice| targets.pick(&[], dice, later)).collect();
+    assert_eq!(picked, [Some(0), Some(1)]);
+}

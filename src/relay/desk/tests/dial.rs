@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::base::id::SlotKey;
+use crate::call::Leg;
 use crate::transport::roots;
 use std::sync::Mutex;
 use tokio::net::TcpListener;
@@ -23,12 +24,16 @@ async fn dial(house: &House) -> Result<Established, String> {
         worker: WorkerId(1),
         slot: SLOT,
         call_id: CallId::new("c").unwrap(),
+        leg: Leg::Realtime,
+        once: false,
     };
     house.orders.send(order).await.unwrap();
     match house.workers[1].next().await {
-        ToWorker::Upstream { slot, outcome } => {
-            assert_eq!(slot, SLOT);
-            outcome.map(|established| *established)
+        ToWorker::Upstream { slot, leg, outcome } => {
+            assert_eq!((slot, leg), (SLOT, Leg::Realtime));
+            outcome
+                .map(|established| *established)
+                .map_err(|failure| failure.text)
         }
         other => panic!("{other:?}"),
     }
@@ -239,6 +244,8 @@ async fn a_cancelled_dial_ends_its_socket_and_is_not_answered() {
         worker: WorkerId(1),
         slot,
         call_id: CallId::new("c").unwrap(),
+        leg: Leg::Realtime,
+        once: false,
     };
     house.orders.send(order(other)).await.unwrap();
     let (mut silent, _) = listener.accept().await.unwrap();
@@ -283,6 +290,25 @@ async fn a_leg_that_nobody_wants_is_closed_with_a_masked_close_frame() {
     let code = [frame[6] ^ frame[2], frame[7] ^ frame[3]];
     assert_eq!(u16::from_be_bytes(code), 1000);
     assert_eq!(model.read(&mut frame).await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn a_call_that_was_announced_finds_its_connection_made() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("ws://{}", listener.local_addr().unwrap());
+    let house = House::new(dialling(url, &[]));
+    let call_id = CallId::new("c").unwrap();
+    house
+        .orders
+        .send(ToDesk::Predial { call_id })
+        .await
+        .unwrap();
+    let (socket, _) = listener.accept().await.unwrap();
+    // A second connection would find nobody.
+    drop(listener);
+    let model = tungstenite_model(socket);
+    let relay = async { talk_as_relay(dial(&house).await.unwrap()).await };
+    tokio::join!(model, relay);
 }
 
 #[tokio::test]

@@ -1,0 +1,76 @@
+//! Who speaks first, and what the agent is asked to say on its own account. Core; part of `Call`.
+
+use super::policy::{FirstSpeaker, instructions};
+use super::responses::{Want, Why};
+use super::state::Phase;
+use super::timer::Deadline;
+use super::{Call, Output};
+use crate::base::time::Now;
+use std::time::Duration;
+
+/// A response that we ask for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Wish {
+    /// An answer to what is there.
+    Answer,
+    /// The first words.
+    Greeting,
+    /// One with a purpose of its own: this, behind the session's instructions.
+    Say(String),
+}
+
+impl Call {
+    /// The first session is ready.
+    pub(super) fn begin(&mut self, now: Now, out: &mut impl Output) {
+        match self.policy.first_speaker {
+            FirstSpeaker::Agent => self.respond(Why::Greeting, &Wish::Greeting, now, out),
+            // Already due: the set-up took longer than the agent was to wait.
+            FirstSpeaker::AfterMs(_) if !self.timers.is_set(Deadline::FirstWords) => {
+                self.on_first_words(now, out);
+            }
+            FirstSpeaker::AfterMs(_) | FirstSpeaker::Caller => {}
+        }
+        self.flush_keys(now, out);
+        self.watch_silence(now);
+    }
+
+    /// `start` has come.
+    pub(super) fn arm_first_words(&mut self, now: Now) {
+        if let FirstSpeaker::AfterMs(ms) = self.policy.first_speaker {
+            let at = now.mono + Duration::from_millis(ms.into());
+            self.timers.set(Deadline::FirstWords, at);
+        }
+    }
+
+    /// `Deadline::FirstWords`: the caller has said nothing. Before the session is ready `begin` does it.
+    pub(super) fn on_first_words(&mut self, now: Now, out: &mut impl Output) {
+        if self.phase == Phase::Ready && !self.anyone_spoke {
+            self.respond(Why::Greeting, &Wish::Greeting, now, out);
+        }
+    }
+
+    /// What a lost first response is made good with.
+    pub(super) fn first_wish(&self) -> Wish {
+        match self.policy.first_speaker {
+            FirstSpeaker::Caller => Wish::Answer,
+            FirstSpeaker::Agent | FirstSpeaker::AfterMs(_) => Wish::Greeting,
+        }
+    }
+
+    /// Asks for a response as soon as the model is free for one.
+    pub(super) fn respond(&mut self, why: Why, wish: &Wish, now: Now, out: &mut impl Output) {
+        let session = self.settings.instructions.as_str();
+        let instructions = match wish {
+            Wish::Answer => None,
+            Wish::Greeting => self.policy.greeting_instructions(session),
+            Wish::Say(text) => Some(instructions(session, text, "")),
+        };
+        self.want(Want { why, instructions }, now, out);
+    }
+
+    /// Whether the model owes an answer: the caller's turn has none, or a response is not at its end.
+    pub(super) fn owes_an_answer(&self) -> bool {
+        let answers = self.settings.turn_detection.create_response;
+        !self.speech_open && (self.turn_open && answers || self.responses.is_busy())
+    }
+}

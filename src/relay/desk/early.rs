@@ -1,0 +1,78 @@
+//! Connections to the model for calls that a webhook has announced: dialled before their streams come, and closed when
+//! nobody comes for them.
+
+use super::Desk;
+use super::dial::{Cancel, attempts, discard};
+use crate::base::id::CallId;
+use crate::transport::Established;
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::time::Duration;
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout_at};
+
+/// How long a connection that was dialled for an announced call waits for it.
+const EARLY_LIFE: Duration = Duration::from_secs(20);
+/// Of them at once; calls past it are dialled when they start.
+const EARLY_MAX: usize = 256;
+
+/// Connections for calls that a webhook has announced; `None` while they are dialled.
+#[derive(Debug, Default)]
+pub(super) struct Early {
+    calls: RefCell<HashMap<CallId, Option<Established>>>,
+    changed: Notify,
+}
+
+impl Early {
+    /// The announced call's connection, waited for if it is being dialled. `None`: there is none.
+    pub(super) async fn take(&self, call_id: CallId, deadline: Instant) -> Option<Established> {
+        loop {
+            let changed = self.changed.notified();
+            if self.calls.borrow().get(&call_id)?.is_some() {
+                return self.calls.borrow_mut().remove(&call_id).flatten();
+            }
+            if timeout_at(deadline, changed).await.is_err() {
+                self.calls.borrow_mut().remove(&call_id);
+                return None;
+            }
+        }
+    }
+}
+
+/// `ToDesk::Predial`: dials once for a call that is announced, and closes the connection when nobody comes for it.
+pub(super) async fn predial(desk: Rc<Desk>, call_id: CallId) {
+    {
+        let mut calls = desk.early.calls.borrow_mut();
+        if calls.len() >= EARLY_MAX || calls.contains_key(&call_id) {
+            return;
+        }
+        calls.insert(call_id, None);
+    }
+    let outcome = attempts(&desk, call_id, true, &Cancel::default()).await;
+    let unclaimed = {
+        let mut calls = desk.early.calls.borrow_mut();
+        match (calls.get_mut(&call_id), outcome) {
+            (Some(place), Ok(upstream)) => {
+                *place = Some(upstream);
+                None
+            }
+            // The call is gone, or has given up waiting.
+            (None, Ok(upstream)) => Some(upstream),
+            (_, Err(_)) => {
+                calls.remove(&call_id);
+                None
+            }
+        }
+    };
+    desk.early.changed.notify_waiters();
+    if let Some(upstream) = unclaimed {
+        return discard(desk, upstream).await;
+    }
+    tokio::time::sleep(EARLY_LIFE).await;
+    let late = desk.early.calls.borrow_mut().remove(&call_id).flatten();
+    if let Some(upstream) = late {
+        tracing::info!(call_id = %call_id, "nobody came for an early connection");
+        discard(desk, upstream).await;
+    }
+}
