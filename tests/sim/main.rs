@@ -105,6 +105,7 @@ struct Tally {
     clears: u64,
     truncates: u64,
     resumes: u64,
+    again: u64,
     reasons: BTreeMap<&'static str, u64>,
     failures: Vec<(u64, String)>,
 }
@@ -131,6 +132,7 @@ fn sweep(from: u64, seeds: u64) -> Tally {
                             tally.steps += course.steps;
                             tally.clears += u64::from(course.clears);
                             tally.resumes += u64::from(course.resumes);
+                            tally.again += u64::from(course.connections.saturating_sub(1));
                             tally.truncates += u64::from(course.truncates);
                             *tally.reasons.entry(course.reason.label()).or_default() += 1;
                         }
@@ -156,7 +158,7 @@ fn every_seed_keeps_every_promise() {
     let (begun, cpu) = (Instant::now(), cpu_seconds());
     let tally = sweep(variable("VOXRELAY_SIM_FROM").unwrap_or(0), seeds);
     say(&format!(
-        "{} calls, {} s of calls in {:.1} s ({:.1} s of CPU), {} steps, {} clears, {} truncations, {} resumed: {:?}",
+        "{} calls, {} s of calls in {:.1} s ({:.1} s of CPU), {} steps, {} clears, {} truncations, {} resumed, {} more connections: {:?}",
         tally.courses,
         tally.simulated_us / 1_000_000,
         begun.elapsed().as_secs_f64(),
@@ -165,6 +167,7 @@ fn every_seed_keeps_every_promise() {
         tally.clears,
         tally.truncates,
         tally.resumes,
+        tally.again,
         tally.reasons
     ));
     let shown: Vec<&str> = tally

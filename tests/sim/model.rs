@@ -47,6 +47,7 @@ pub struct Model {
     seq: u64,
     responses: u64,
     active: Option<Active>,
+    expires_at: u64,
     create_response: bool,
     interrupt_response: bool,
     ready: bool,
@@ -57,9 +58,10 @@ pub struct Model {
 }
 
 impl Model {
-    pub fn new(script: Script, connection: u32, mut dice: Dice, now: u64) -> Self {
+    pub fn new(script: Script, connection: u32, mut dice: Dice, now: u64, unix_ms: u64) -> Self {
         let mut model = Self {
             dice: dice.clone(),
+            expires_at: unix_ms / 1_000 + script.expires_in_secs,
             script,
             connection,
             plan: Vec::new(),
@@ -112,9 +114,9 @@ impl Model {
         }
     }
 
-    fn session(kind: &str, format: &Value) -> Value {
+    fn session(&self, kind: &str, format: &Value) -> Value {
         json!({"type": kind, "event_id": "event_s", "session": {"type": "realtime",
-            "object": "realtime.session", "id": "sess_1", "expires_at": 1_900_000_000u64,
+            "object": "realtime.session", "id": "sess_1", "expires_at": self.expires_at,
             "audio": {"input": {"format": format}, "output": {"format": format}}}})
     }
 
@@ -122,7 +124,7 @@ impl Model {
         match step {
             Step::Created => {
                 let pcm = json!({"type": "audio/pcm", "rate": 24000});
-                self.send(out, &Self::session("session.created", &pcm), Note::Other);
+                self.send(out, &self.session("session.created", &pcm), Note::Other);
                 if self.dice.percent(5) {
                     // Audio in a format that nobody agreed on.
                     self.stray_delta(judge, out);
@@ -133,15 +135,15 @@ impl Model {
                 let bad = json!({"type": "audio/pcm", "rate": 24000});
                 match self.script.setup {
                     Setup::WrongFormat => {
-                        self.send(out, &Self::session("session.updated", &bad), Note::Other);
+                        self.send(out, &self.session("session.updated", &bad), Note::Other);
                     }
                     Setup::Refused => self.error(out, "unknown_parameter", Note::Other),
                     _ if self.ready => {
-                        self.send(out, &Self::session("session.updated", &good), Note::Other);
+                        self.send(out, &self.session("session.updated", &good), Note::Other);
                     }
                     _ => {
                         self.ready = true;
-                        self.send(out, &Self::session("session.updated", &good), Note::Updated);
+                        self.send(out, &self.session("session.updated", &good), Note::Updated);
                         let at = now + self.dice.millis(100, 3_000);
                         self.plan(at, Step::Ping);
                     }

@@ -6,6 +6,8 @@ use crate::dice::Dice;
 #[derive(Clone, Debug)]
 pub struct Script {
     pub refuses_dial: bool,
+    /// And may do better a moment later.
+    pub refusal_passes: bool,
     pub never_answers_dial: bool,
     pub dial_takes: u64,
     /// The session is never created, never confirmed, confirmed with another format, refused.
@@ -13,6 +15,8 @@ pub struct Script {
     /// When it goes, and how; counted from the connection.
     pub leaves: Option<(u64, Leaves)>,
     pub answers_close: bool,
+    /// The session's length.
+    pub expires_in_secs: u64,
     /// Odd events, of a hundred turns.
     pub odd: u64,
     pub refuses_truncation: bool,
@@ -39,8 +43,9 @@ pub enum Leaves {
 }
 
 impl Script {
-    pub fn draw(dice: &mut Dice, calm: bool) -> Self {
-        let trouble = !calm && dice.percent(20);
+    /// `again`: after a connection was lost, or before one is left.
+    pub fn draw(dice: &mut Dice, calm: bool, again: bool) -> Self {
+        let trouble = !calm && dice.percent(if again { 40 } else { 20 });
         let often = [Setup::Good; 16];
         let mut setups = often.to_vec();
         setups.extend([
@@ -50,6 +55,12 @@ impl Script {
             Setup::Refused,
         ]);
         Self {
+            refusal_passes: dice.percent(70),
+            expires_in_secs: if dice.percent(15) {
+                dice.between(181, 190)
+            } else {
+                3_600
+            },
             refuses_dial: trouble && dice.percent(15),
             never_answers_dial: trouble && dice.percent(10),
             dial_takes: dice.millis(1, 400),

@@ -12,10 +12,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use voxrelay::base::id::CallId;
 use voxrelay::base::time::{Mono, Now};
-use voxrelay::call::DialFailure;
 use voxrelay::call::policy::{BargeIn, OnModelUnavailable, Policy, Reconnect};
 use voxrelay::call::session::{Closed, Command, Intent, Session, Setup};
-use voxrelay::call::{EndReason, Fact, Leg};
+use voxrelay::call::{DialFailure, EndReason, Fact, Leg};
 use voxrelay::proto::realtime::settings::{Settings, TurnDetection};
 
 /// Once the relay was told that the carrier is gone: three closing deadlines of two seconds, and a little.
@@ -23,7 +22,7 @@ const FINISH_AFTER_TOLD: u64 = 7_000_000;
 /// When nobody told it: a ping and its answer, 20 s each, and the closing.
 const FINISH_AFTER_GONE: u64 = 60_000_000;
 /// In the order in which the shell looks at them.
-const LEGS: [Leg; 2] = [Leg::Realtime, Leg::Carrier];
+const LEGS: [Leg; 3] = [Leg::Realtime, Leg::Standby, Leg::Carrier];
 /// The monotonic clock at the start of a call.
 const BEGAN_NS: u64 = 1_000_000_000;
 /// A send that nobody takes: the ten seconds that it may wait, and a little.
@@ -41,6 +40,7 @@ pub struct Course {
     pub clears: u32,
     pub truncates: u32,
     pub resumes: u32,
+    pub connections: u32,
 }
 
 pub struct World {
@@ -240,6 +240,7 @@ impl World {
             clears: self.judge.clears,
             truncates: self.judge.truncates,
             resumes: self.judge.resumes,
+            connections: self.connections,
         }
     }
 
@@ -407,7 +408,7 @@ impl World {
             self.wake("the dial fails", |world| {
                 let outcome = Err(DialFailure {
                     text: "Refused.".to_owned(),
-                    retry: true,
+                    retry: script.refusal_passes,
                 });
                 world.session.handle_upstream(outcome, at(now));
             });
@@ -419,7 +420,7 @@ impl World {
         };
         log!(self, "model {script:?}, {weather:?}");
         let dice = Dice::new(self.dice.next());
-        let model = Model::new(script, self.connections, dice, now);
+        let model = Model::new(script, self.connections, dice, now, at(now).unix_ms);
         let slot = &mut self.models[place(leg)];
         if let Some((_, old)) = slot {
             assert!(!old.open, "two connections in one place");
@@ -487,7 +488,7 @@ impl World {
         assert!(self.dial.is_none(), "a dial on top of a dial");
         self.connections += 1;
         let mut dice = Dice::new(self.dice.next());
-        let script = Script::draw(&mut dice, self.calm);
+        let script = Script::draw(&mut dice, self.calm, self.connections > 1);
         if !script.never_answers_dial {
             self.dial = Some((self.now + script.dial_takes, leg, script));
         }
