@@ -21,6 +21,9 @@ pub const ENTRY_BYTES_MAX: usize = 16 * 1024;
 pub const LOST_OUTPUT: &str =
     r#"{"error":"The connection was interrupted, and the result of this call is unknown."}"#;
 
+/// Room made with the first entry: an ordinary call's turns, so that they allocate nothing but their words.
+const ENTRIES_AT_ONCE: usize = 16;
+
 /// What an entry is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
@@ -265,6 +268,9 @@ impl History {
     fn push(&mut self, kind: Kind, item_id: Option<ItemId>, mut text: String) {
         text.truncate(text.floor_char_boundary(ENTRY_BYTES_MAX));
         self.bytes += text.len();
+        if self.entries.capacity() == 0 {
+            self.entries.reserve(ENTRIES_AT_ONCE);
+        }
         self.entries.push_back(Entry {
             kind,
             item_id,

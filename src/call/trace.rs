@@ -72,6 +72,8 @@ impl Trace {
     pub(super) fn stopped(&mut self, now: Mono) {
         if self.turns.len() == TURNS_KEPT {
             self.turns.pop_front();
+        } else if self.turns.capacity() == 0 {
+            self.turns.reserve_exact(TURNS_KEPT);
         }
         self.turns.push_back(Turn {
             stopped: now,

@@ -321,10 +321,6 @@ fn announce(shared: &Shared, call_id: CallId, call_sid: Option<CallSid>) -> bool
         }
         next
     });
-    if has_room {
-        // Only a head start: a desk that is busy dials when the stream is there.
-        let _ = shared.desk.try_send(ToDesk::Predial { call_id });
-    }
     has_room
 }
 
@@ -342,6 +338,9 @@ fn connect(
     let url = if mode == Mode::Simple && shared.config.carrier.auth_tokens.is_empty() {
         format!("{base}/api/twilio/media-stream-simple")
     } else {
+        // Only a head start: a desk that is busy dials when the stream is there. A stream on the fixed alias
+        // comes without its call's id, so nobody could claim what was dialled for it.
+        let _ = shared.desk.try_send(ToDesk::Predial { call_id });
         format!("{base}/api/twilio/media-stream/{ticket}")
     };
     let fits = |party: &&str| !party.is_empty() && party.chars().count() <= PARTY_CHARS_MAX;
