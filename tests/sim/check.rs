@@ -251,6 +251,9 @@ impl Judge {
                     .is_some_and(|(active, _)| active == id)
                 {
                     connection.active = None;
+                } else if connection.active.is_none() {
+                    // Without its `response.created`: the relay may take it for the answer to what it asked.
+                    connection.creates.clear();
                 }
             }
             Note::CreateRefused => connection.creates.clear(),

@@ -497,7 +497,7 @@ impl Model {
             _ => {
                 let event = json!({"type": "response.done", "event_id": "event_g",
                     "response": {"id": "resp_unheard", "status": "cancelled", "output": []}});
-                self.send(out, &event, Note::Other);
+                self.send(out, &event, Note::ResponseDone("resp_unheard".to_owned()));
             }
         }
     }
