@@ -141,7 +141,7 @@ async fn a_session_is_rolled_over_before_it_expires() {
         .send(
             json!({"type": "session.updated", "event_id": "e", "session": {
             "type": "realtime", "object": "realtime.session", "id": "sess_1",
-            "expires_at": now.as_secs() + 2_000, "audio": {"input": pcmu, "output": pcmu}}}),
+            "expires_at": now.as_secs() + 3_002, "audio": {"input": pcmu, "output": pcmu}}}),
         )
         .await;
     let mut next = model.accept().await;

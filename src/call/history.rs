@@ -124,8 +124,9 @@ impl History {
     /// An item was interrupted: these of its words were heard. Nothing that comes later changes them.
     pub fn cut(&mut self, item_id: ItemId, text: &str) {
         if let Some(at) = self.position(Some(item_id)) {
-            self.set(at, text);
+            // First: `set` may let the oldest go, and then the place is another's.
             self.entries[at].closed = true;
+            self.set(at, text);
         }
     }
 
@@ -135,6 +136,7 @@ impl History {
         let Some(at) = self.position(Some(item_id)) else {
             return;
         };
+        self.entries[at].closed = true;
         let text = &self.entries[at].text;
         if heard_ms < generated_ms {
             let bytes = text.len() as u128 * u128::from(heard_ms) / u128::from(generated_ms);
@@ -143,7 +145,6 @@ impl History {
             let heard = text[..end].trim_end().to_owned();
             self.set(at, &heard);
         }
-        self.entries[at].closed = true;
     }
 
     /// A tool is called; the same call twice is one.

@@ -119,7 +119,6 @@ impl Call {
                 }
                 self.end_response(id, now, out);
                 let cancelled = status.as_deref() == Some("cancelled");
-                self.on_tools_done(response_id.as_deref(), cancelled, now, out);
                 if let Some(message) = message {
                     // A failed response has its error here and in no `error` event.
                     self.facts.push_back(Fact::RealtimeError {
@@ -134,6 +133,8 @@ impl Call {
                         detail: detail.map(|text| text.into_owned()),
                     });
                 }
+                // Last: a tool may end the call, and nothing is reported behind its end.
+                self.on_tools_done(response_id.as_deref(), cancelled, now, out);
             }
             ServerEvent::OutputTranscriptDelta { item_id, delta, .. } => {
                 if let Some(item_id) = item(item_id.as_deref()) {

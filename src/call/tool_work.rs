@@ -21,6 +21,8 @@ const TONE_CHUNK_BYTES: usize = 1_600;
 const TONES: u64 = u64::MAX;
 /// How long the goodbye may take to be heard before the call ends anyway.
 const GOODBYE_MAX: Duration = Duration::from_secs(20);
+/// How much longer than it lasts the goodbye may take, where no mark says that it was heard.
+const GOODBYE_MARGIN: Duration = Duration::from_millis(500);
 
 /// What of the tools' affairs is the call's own.
 #[derive(Debug, Default)]
@@ -118,8 +120,10 @@ impl Call {
                         output: &output,
                     };
                     let event = client_event::item_create(item, None, None, OUTPUT_EVENT_ID);
-                    self.send(out, Leg::Realtime, Class::Control, &[event.as_bytes()]);
-                    // Without a session it is told with the conversation.
+                    // A session that is not set up takes nothing but its update; then it is told with the conversation.
+                    if self.phase == Phase::Ready {
+                        self.send(out, Leg::Realtime, Class::Control, &[event.as_bytes()]);
+                    }
                     self.history.output(tool_call_id.as_str(), &output);
                 }
                 ToolAction::WantResponse => {
@@ -132,7 +136,10 @@ impl Call {
                 ToolAction::EndCall { reason } => {
                     self.note(format!("the model ended the call: {reason:?}"));
                     self.end_item(now, out);
-                    self.tool_work.ending = Some(now.mono + GOODBYE_MAX);
+                    self.playback.advance(now.mono);
+                    let unplayed = Duration::from_millis(self.playback.unplayed_ms().0);
+                    let patience = (unplayed + GOODBYE_MARGIN).min(GOODBYE_MAX);
+                    self.tool_work.ending = Some(now.mono + patience);
                     self.end_when_heard(now);
                 }
                 ToolAction::PlayDtmf(digits) => self.play_keys(&digits, now, out),

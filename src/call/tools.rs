@@ -364,6 +364,11 @@ impl ToolBox {
         self.last_done = None;
     }
 
+    /// Whether a call of a tool is still to be answered.
+    pub fn is_working(&self) -> bool {
+        !self.rounds.is_empty()
+    }
+
     /// The next thing to do.
     pub fn poll(&mut self) -> Option<ToolAction> {
         self.actions.pop_front()

@@ -253,6 +253,8 @@ impl Call {
         self.timers.clear(Deadline::Pad);
         self.timers.clear(Deadline::Guard);
         self.history.forget_ids();
+        // What they answer belongs to a conversation that is gone; the history says that it is lost.
+        self.tools.handle_upstream_lost();
         self.forget_session();
         self.watch_silence(now);
     }
@@ -438,7 +440,13 @@ impl Call {
             // One that is over already, by its own word, tells of a clock that is wrong, or of a server that means something
             // else.
             Some(at) if before > 0 && at > now.unix_ms => {
-                let wait = at.saturating_sub(before).saturating_sub(now.unix_ms);
+                let left = at - now.unix_ms;
+                // A session shorter than the time before its end is left in its middle, not at once again and again.
+                let wait = if left > before {
+                    left - before
+                } else {
+                    left / 2
+                };
                 self.timers
                     .set(Deadline::Rollover, now.mono + Duration::from_millis(wait));
             }
@@ -530,7 +538,8 @@ impl Call {
         let transcribed = !self.settings.transcription_model.is_empty();
         let words = (self.turn_open || transcribed && self.history.awaits_words())
             && now.mono < self.last_speech + WORDS_WAIT;
-        if self.is_busy(now) || words || !self.keys.is_empty() {
+        let works = self.tools.is_working();
+        if self.is_busy(now) || words || works || !self.keys.is_empty() {
             self.timers.set(Deadline::Standby, now.mono + MOMENT_POLL);
         } else {
             self.switch(now, out);

@@ -479,12 +479,9 @@ impl Worker {
             self.table.remove(key);
             return Ok(());
         }
-        let closing = life
-            .legs
-            .iter()
-            .flatten()
-            .filter_map(|leg| leg.phase.until());
-        let at = closing.chain(life.driver.poll_timeout()).min();
+        let legs = life.legs.iter().flatten();
+        let own = legs.flat_map(|leg| [leg.phase.until(), leg.paused_until]);
+        let at = own.flatten().chain(life.driver.poll_timeout()).min();
         let mut armed = life.armed;
         self.deadlines.arm(key, at, &mut armed);
         life.armed = armed;

@@ -208,7 +208,12 @@ impl Ring {
         // buffer groups and sends use slots, both owned by this ring; a leg closes its descriptor only after its last completion.
         while unsafe { self.ring.submission().push(entry) }.is_err() {
             self.enters += 1;
-            self.ring.submit()?;
+            match self.ring.submit() {
+                Ok(_) => {}
+                // A signal, or no memory for the moment: what is queued stays queued.
+                Err(error) if matches!(error.raw_os_error(), Some(libc::EINTR | libc::EAGAIN)) => {}
+                Err(error) => return Err(error),
+            }
         }
         self.outstanding += 1;
         Ok(())

@@ -137,6 +137,7 @@ fn silence_is_nudged_twice_then_the_call_ends_when_the_goodbye_was_heard() {
     assert_eq!(pair.reason(), None, "said, and not heard");
     pair.pass(1_500);
     assert_eq!(pair.reason(), None);
+    pair.pass(500);
     play(&mut pair);
     assert_eq!(pair.reason(), Some(EndReason::Silence));
     assert_eq!(pair.carrier.close_code(), Some(1000));
@@ -215,6 +216,7 @@ fn the_longest_duration_is_announced_and_ends_with_a_goodbye() {
     assert_eq!(asked(&pair).len(), 1);
     assert_eq!(pair.reason(), None);
     answer(&mut pair, "a1", 100);
+    pair.pass(100);
     play(&mut pair);
     assert_eq!(pair.reason(), Some(EndReason::MaxDuration));
 
@@ -317,4 +319,21 @@ fn a_turn_says_where_its_time_went() {
     let ms: Vec<u128> = turn.stages().map(|(_, time)| time.as_millis()).collect();
     assert_eq!(ms, [90, 490, 500, 750]);
     assert_eq!(pair.session.turns().count(), 1);
+}
+
+#[test]
+fn marks_returned_at_once_do_not_cut_the_goodbye_off() {
+    let mut pair = ready(|policy| {
+        policy.max_duration_secs = 19;
+        policy.duration_warning_secs = 5;
+    });
+    pair.pass(19_000);
+    answer(&mut pair, "a1", 2_000);
+    // A carrier that returns marks as it gets them has played nothing yet.
+    play(&mut pair);
+    assert_eq!(pair.reason(), None);
+    pair.pass(1_900);
+    assert_eq!(pair.reason(), None);
+    pair.pass(700);
+    assert_eq!(pair.reason(), Some(EndReason::MaxDuration));
 }
