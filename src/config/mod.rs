@@ -258,8 +258,6 @@ pub struct Realtime {
     pub api_keys: Vec<Secret>,
     /// Endpoints beside or instead of `url`, as configured; `endpoints_in_force` is what to dial.
     pub endpoints: Vec<EndpointConfig>,
-    /// Idle connections that are kept ready for calls, in all; 0 keeps none.
-    pub warm_pool: usize,
     /// Whether the model is dialled as soon as a webhook announces a call.
     pub predial: bool,
     /// More roots, PEM.

@@ -308,7 +308,6 @@ impl Prover<'_> {
         }
         Realtime {
             endpoints,
-            warm_pool: self.values.integer("realtime.warm_pool") as usize,
             predial: self.values.bool("realtime.predial"),
             model: self.values.text("realtime.model").to_owned(),
             temperature: self.values.number("realtime.temperature"),

@@ -139,7 +139,6 @@ pub const KEYS: &[Key] = &[
     key("realtime.api_keys", Kind::SecretList, ""),
     key("realtime.api_key_file", Kind::Text, ""),
     key("realtime.ca_file", Kind::Text, ""),
-    key("realtime.warm_pool", Kind::Integer(0, 10_000), "0"),
     key("realtime.predial", Kind::Bool, "true"),
     key("agent.instructions", Kind::Text, ""),
     key("agent.voice", Kind::Text, ""),

@@ -5,6 +5,7 @@ use super::Desk;
 use super::dial::{Cancel, attempts, discard};
 use crate::base::id::CallId;
 use crate::transport::Established;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -30,7 +31,8 @@ impl Early {
         loop {
             let changed = self.changed.notified();
             if self.calls.borrow().get(&call_id)?.is_some() {
-                return self.calls.borrow_mut().remove(&call_id).flatten();
+                let early = self.calls.borrow_mut().remove(&call_id).flatten();
+                return early.filter(is_open);
             }
             if timeout_at(deadline, changed).await.is_err() {
                 self.calls.borrow_mut().remove(&call_id);
@@ -38,6 +40,15 @@ impl Early {
             }
         }
     }
+}
+
+/// Whether the model has not ended the connection while it waited: then a fresh one serves the call better.
+fn is_open(connection: &Established) -> bool {
+    let mut fds = [PollFd::new(&connection.fd, PollFlags::RDHUP)];
+    // An answer that can't be had is no reason to throw a connection away.
+    let _ = poll(&mut fds, Some(&Timespec::default()));
+    let gone = PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR;
+    !fds[0].revents().intersects(gone)
 }
 
 /// `ToDesk::Predial`: dials once for a call that is announced, and closes the connection when nobody comes for it.
@@ -74,5 +85,27 @@ pub(super) async fn predial(desk: Rc<Desk>, call_id: CallId) {
     if let Some(upstream) = late {
         tracing::info!(call_id = %call_id, "nobody came for an early connection");
         discard(desk, upstream).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::OwnedFd;
+    use std::os::unix::net::UnixStream;
+
+    #[test]
+    fn a_connection_that_ended_while_it_waited_is_told_from_an_open_one() {
+        let (ours, theirs) = UnixStream::pair().expect("socketpair");
+        let early = Established {
+            fd: OwnedFd::from(ours),
+            tls: None,
+            ciphertext: Vec::new(),
+            plaintext: Vec::new(),
+            peer: None,
+        };
+        assert!(is_open(&early));
+        drop(theirs);
+        assert!(!is_open(&early));
     }
 }

@@ -47,7 +47,6 @@ fn loopback_config() -> Config {
             temperature: None,
             api_keys: Vec::new(),
             endpoints: Vec::new(),
-            warm_pool: 0,
             predial: true,
             ca_file: None,
             simulated: false,
