@@ -145,6 +145,7 @@ impl Call {
         }
         while let Some(item_id) = self.cuts.take_announced() {
             self.playback.close(item_id);
+            self.history.cut(item_id, "");
             let event = self.cuts.delete(item_id);
             self.stats.items_deleted += 1;
             self.send(out, Leg::Realtime, Class::Control, &[event.as_bytes()]);
@@ -287,6 +288,7 @@ impl Call {
         }
         self.cuts.on_content(item_id.as_str());
         self.playback.close(item_id);
+        self.history.cut(item_id, "");
         self.truncate(item_id, content_index, AudioMs(0), out);
     }
 

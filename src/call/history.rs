@@ -123,6 +123,10 @@ impl History {
 
     /// An item was interrupted: these of its words were heard. Nothing that comes later changes them.
     pub fn cut(&mut self, item_id: ItemId, text: &str) {
+        if self.position(Some(item_id)).is_none() {
+            // Cut before any of its words came: those that still come were not heard.
+            self.push(Kind::Assistant, Some(item_id), String::new());
+        }
         if let Some(at) = self.position(Some(item_id)) {
             // First: `set` may let the oldest go, and then the place is another's.
             self.entries[at].closed = true;
@@ -327,6 +331,31 @@ mod tests {
                 )
             })
             .collect()
+    }
+
+    #[test]
+    fn words_of_an_item_that_was_cut_before_they_came_were_not_heard() {
+        let mut history = History::default();
+        history.user_said(id("u1"), "Wait");
+        history.cut(ItemId::new("a1").unwrap(), "");
+        history.assistant_piece(id("a1"), "We open");
+        history.assistant_said(id("a1"), "We open at nine.");
+        assert!(!history.agent_spoke());
+    }
+
+    #[test]
+    fn a_cut_that_lets_the_oldest_go_closes_its_own_entry() {
+        let mut history = History::default();
+        let long = "x".repeat(ENTRY_BYTES_MAX);
+        for n in 0..TEXT_BYTES_MAX / ENTRY_BYTES_MAX {
+            history.user_said(id(&format!("u{n}")), &long);
+        }
+        history.assistant_piece(id("a1"), &"y".repeat(ENTRY_BYTES_MAX + 1));
+        history.cut(ItemId::new("a1").unwrap(), &"y".repeat(ENTRY_BYTES_MAX / 2));
+        history.assistant_piece(id("a1"), "z");
+        assert!(history.entries.back().is_some_and(|entry| {
+            entry.closed && entry.text.len() == ENTRY_BYTES_MAX / 2 && !entry.text.contains('z')
+        }));
     }
 
     #[test]
