@@ -13,7 +13,7 @@ use crate::config::Config;
 use crate::control::{self, Control};
 use crate::outcall::{self, Outcall};
 use crate::relay::{desk, worker};
-use crate::simulate::model::server::{Server, Setup};
+use crate::simulate::model;
 use crate::telemetry::meter;
 use crate::transport::clock::SystemClock;
 use crate::transport::roots;
@@ -48,7 +48,7 @@ pub struct Daemon {
     control: Control,
     outcall: Outcall,
     /// The built-in simulated model, where there is no key.
-    simulated: Option<Simulated>,
+    simulated: Option<model::server::Running>,
 }
 
 impl Daemon {
@@ -59,11 +59,13 @@ impl Daemon {
         let prometheus = meter::install();
         let clock = SystemClock::new();
         let simulated = match config.realtime.simulated {
-            true => Some(Simulated::start(clock)?),
+            true => Some(model::server::start_plain().map_err(|error| {
+                format!("the simulated model can't listen on loopback: {error}")
+            })?),
             false => None,
         };
         if let Some(model) = &simulated {
-            config.realtime.url = model.url.clone();
+            config.realtime.url = model.url().to_owned();
         }
         let mut ticket_key = [0; 32];
         getrandom::fill(&mut ticket_key).map_err(|error| format!("no entropy: {error}"))?;
@@ -196,40 +198,8 @@ impl Daemon {
         let _ = self.desk_thread.join();
         self.control.stop();
         self.outcall.join();
-        if let Some(model) = self.simulated {
-            model.stop();
-        }
-    }
-}
-
-/// The built-in simulated model on a thread of its own, plain WebSocket on loopback.
-struct Simulated {
-    url: String,
-    stop: tokio::sync::oneshot::Sender<()>,
-    thread: JoinHandle<()>,
-}
-
-impl Simulated {
-    fn start(clock: SystemClock) -> Result<Self, String> {
-        let (ready, is_ready) = std::sync::mpsc::sync_channel(1);
-        let (stop, stopped) = tokio::sync::oneshot::channel();
-        let thread = std::thread::Builder::new()
-            .name("simulated-model".into())
-            .spawn(move || simulate(clock, &ready, stopped))
-            .map_err(|error| format!("no thread for the simulated model: {error}"))?;
-        match is_ready.recv() {
-            Ok(Ok(url)) => Ok(Self { url, stop, thread }),
-            Ok(Err(error)) => Err(format!(
-                "the simulated model can't listen on loopback: {error}"
-            )),
-            Err(_) => Err("the simulated model ended at once".into()),
-        }
-    }
-
-    fn stop(self) {
-        // It has ended by itself when nobody listens any more.
-        let _ = self.stop.send(());
-        let _ = self.thread.join();
+        // Last: calls that were ended above still said goodbye to it. It stops when nobody holds it.
+        drop(self.simulated);
     }
 }
 
@@ -248,37 +218,4 @@ fn bind_error(config: &Config, error: &std::io::Error) -> String {
         }
         _ => format!("the listener can't start: {error}"),
     }
-}
-
-/// The simulated model's thread: says its URL, or why it has none, then serves until told to stop.
-fn simulate(
-    clock: SystemClock,
-    ready: &std::sync::mpsc::SyncSender<std::io::Result<String>>,
-    stopped: tokio::sync::oneshot::Receiver<()>,
-) {
-    let runtime = match tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-    {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            let _ = ready.send(Err(error));
-            return;
-        }
-    };
-    runtime.block_on(async {
-        let address = SocketAddr::from(([127, 0, 0, 1], 0));
-        match Server::bind(address, Setup::default(), clock) {
-            Err(error) => {
-                let _ = ready.send(Err(error));
-            }
-            Ok(server) => {
-                let _ = ready.send(Ok(server.url()));
-                tokio::select! {
-                    _ = server.run() => {}
-                    _ = stopped => {}
-                }
-            }
-        }
-    });
 }
