@@ -394,12 +394,36 @@ impl Call {
             self.send(out, Leg::Realtime, Class::Control, &[event.as_bytes()]);
             self.timers.clear(Deadline::Response);
         }
-        if !self.responses.is_owed() {
+        let patience = match self.responses.is_owed() {
+            true => limit::RESPONSE_DEADLINE,
+            false => limit::RESPONSE_SILENCE,
+        };
+        if !self.responses.is_busy() {
             self.timers.clear(Deadline::Response);
         } else if !self.timers.is_set(Deadline::Response) {
-            self.timers
-                .set(Deadline::Response, now.mono + limit::RESPONSE_DEADLINE);
+            self.timers.set(Deadline::Response, now.mono + patience);
         }
+    }
+
+    /// An event of the active response came: it is not silent.
+    pub(super) fn on_sign_of_life(&mut self, response_id: Option<&str>, now: Now) {
+        if self.responses.is_of_active(response_id) {
+            self.timers
+                .set(Deadline::Response, now.mono + limit::RESPONSE_SILENCE);
+        }
+    }
+
+    /// `Deadline::Response`: what the server owes does not come. What still comes of a response that fell silent is not
+    /// played: it was given up, and the next answer may be on its way.
+    pub(super) fn on_response_deadline(&mut self, now: Now, out: &mut impl Output) {
+        if let Some(id) = self.responses.active() {
+            self.stats.responses_silent += 1;
+            self.end_response(Some(id), now, out);
+            self.cancel_response(Drop::LateDelta, out);
+        }
+        let event = self.responses.on_timeout();
+        self.send_create(event, now, out);
+        self.watch_silence(now);
     }
 
     /// The model's session is gone: its ids mean nothing to the next one. What was sent is still played, and counted.

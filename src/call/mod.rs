@@ -409,10 +409,7 @@ impl Call {
             ),
             Some(Deadline::Guard) => self.on_guard_over(now, out),
             Some(Deadline::Confirm) => self.on_confirmed(now, out),
-            Some(Deadline::Response) => {
-                let event = self.responses.on_timeout();
-                self.send_create(event, now, out);
-            }
+            Some(Deadline::Response) => self.on_response_deadline(now, out),
             // The rest belong to legs.
             Some(Deadline::Pong | Deadline::Ping | Deadline::Stall | Deadline::Close) => {}
         }

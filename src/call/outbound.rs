@@ -54,6 +54,7 @@ impl Call {
         self.stats.unknown_fields += u64::from(noticed.unknown_fields > 0);
         self.on_event(&event, now);
         let sent_before = self.stats.outbound_bytes_sent;
+        self.note_sign_of_life(&event, now);
         match event {
             ServerEvent::AudioDelta(delta) => {
                 self.stats.scan_fallbacks += u64::from(noticed.fallback);
@@ -97,6 +98,7 @@ impl Call {
                 let id = response(response_id.as_deref());
                 if !out_of_band {
                     self.responses.on_created(id, tag.as_deref());
+                    self.timers.clear(Deadline::Response);
                     self.send_create(None, now, out);
                 }
                 if let Some(response_id) = id {
@@ -111,7 +113,11 @@ impl Call {
                 ..
             } => {
                 let id = response(response_id.as_deref());
+                let before = self.responses.active();
                 let (news, event) = self.responses.on_done(id);
+                if before.is_some() && self.responses.active().is_none() {
+                    self.timers.clear(Deadline::Response);
+                }
                 self.send_create(event, now, out);
                 if !news {
                     self.stats.responses_repeated += 1;
@@ -238,8 +244,24 @@ impl Call {
         self.after_event(sent_before, now, out);
     }
 
+    /// What a response consists of shows that it goes on.
+    fn note_sign_of_life(&mut self, event: &ServerEvent<'_>, now: Now) {
+        let response_id = match event {
+            ServerEvent::AudioDelta(AudioDelta { response_id, .. })
+            | ServerEvent::AudioDone { response_id, .. }
+            | ServerEvent::OutputItemAdded { response_id, .. }
+            | ServerEvent::OutputItemDone { response_id, .. }
+            | ServerEvent::ContentPart { response_id, .. } => response_id.as_deref(),
+            ServerEvent::OutputTranscriptDelta { .. }
+            | ServerEvent::OutputTranscriptDone { .. } => None,
+            ServerEvent::Ignored { kind } if kind.starts_with("response.") => None,
+            _ => return,
+        };
+        self.on_sign_of_life(known(response_id, ResponseId::MAX), now);
+    }
+
     /// All that a response had to say is there.
-    fn end_response(&mut self, id: Option<ResponseId>, now: Now, out: &mut impl Output) {
+    pub(super) fn end_response(&mut self, id: Option<ResponseId>, now: Now, out: &mut impl Output) {
         let id = id.as_ref().map(ResponseId::as_str);
         if let Some(id) = id {
             self.cuts.on_response_done(id);
