@@ -33,6 +33,7 @@ use crate::base::id::ItemId;
 use crate::base::limit;
 use crate::base::time::Now;
 use crate::base::unit::AudioMs;
+use crate::proto::realtime::client_event::NewItem;
 use std::time::Duration;
 
 impl Call {
@@ -318,8 +319,13 @@ impl Call {
         let Some(item_id) = item_id else {
             return; // It can't be named.
         };
-        if !whole {
-            self.history.cut(item_id, &text);
+        match (whole, orphan) {
+            (true, _) => {}
+            (false, false) => self.history.cut(item_id, &text),
+            (false, true) => {
+                self.history.cut_old(item_id, &text);
+                self.correct(&text, out);
+            }
         }
         #[cfg(feature = "planted-bugs")]
         let heard = match planted::is(Planted::TruncatedAtSent) {
@@ -339,6 +345,19 @@ impl Call {
             total_ms: total.0,
             text,
         });
+    }
+
+    /// What played on from a session that is gone was told to this one as if it would be heard, and was not.
+    fn correct(&mut self, heard: &str, out: &mut impl Output) {
+        if self.phase == Phase::Ready && !self.upstream.in_outage() {
+            let text = match heard.is_empty() {
+                true => "Your last words were cut off before any of them was heard.".to_owned(),
+                false => {
+                    format!("Your last words were cut off. Only this of them was heard: {heard}")
+                }
+            };
+            self.item(NewItem::SystemText(&text), out);
+        }
     }
 
     fn truncate(

@@ -531,7 +531,7 @@ pub struct Stats {
     pub reconnect_attempts: u64,
     /// Sessions replaced before their time was up.
     pub rollovers: u64,
-    /// Ends by a broken protocol: by leg, then in the order of `VIOLATIONS`.
+    /// Connections closed for a broken protocol: by leg, then in the order of `VIOLATIONS`.
     pub violations: [[u64; VIOLATIONS.len()]; 2],
     /// Messages dropped, by reason.
     pub drops: [u64; DROP_REASONS],

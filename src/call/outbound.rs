@@ -299,7 +299,7 @@ impl Call {
                 "The model confirmed audio formats {input:?} in and {output:?} out; \
                  audio/pcmu is needed both ways."
             ));
-            self.end(EndReason::RealtimeSetup);
+            self.on_wrong_format(now);
             return;
         }
         if self.phase == Phase::Ready {
@@ -498,19 +498,19 @@ impl Call {
                     now,
                 );
             }
-            Phase::Opening | Phase::Configuring
-                if self.upstream.in_outage() && is(&UNAVAILABLE) =>
-            {
+            Phase::Opening | Phase::Configuring if is(&UNAVAILABLE) => {
                 self.on_try_error([code, kind], now);
             }
-            Phase::Opening | Phase::Configuring if is(&UNAVAILABLE) => {
-                self.end(EndReason::RealtimeUnavailable);
-            }
-            // Nothing but the update was sent, so what names no event answers it: a single bad field rejects all
-            // of it, and the defaults (24 kHz PCM) would stay in force.
-            Phase::Configuring if event_id.is_none_or(|id| id == UPDATE_EVENT_ID) => {
+            // A single bad field rejects all of the update, and the defaults (24 kHz PCM) would stay in force. It would be
+            // refused again.
+            Phase::Configuring if event_id == Some(UPDATE_EVENT_ID) => {
                 self.end(EndReason::RealtimeSetup);
             }
+            Phase::Opening | Phase::Configuring if self.upstream.in_outage() => {
+                self.on_stray_error([code, kind], now);
+            }
+            // Nothing but the update was sent, so what names no event answers it.
+            Phase::Configuring if event_id.is_none() => self.end(EndReason::RealtimeSetup),
             _ => {}
         }
     }

@@ -100,6 +100,11 @@ impl Call {
         }
     }
 
+    /// Whether the model has ended the call, and its goodbye is still to be heard.
+    pub(super) fn is_ended_by_model(&self) -> bool {
+        self.tool_work.ending.is_some()
+    }
+
     /// The caller spoke into the goodbye: the call goes on, and the model may end it again.
     pub(super) fn keep_going(&mut self) {
         self.tool_work.ending = None;
