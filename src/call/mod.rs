@@ -410,7 +410,7 @@ impl Call {
             Some(Deadline::Silence) => self.on_silence(now, out),
             Some(Deadline::Warning) => self.on_warning(out),
             Some(Deadline::Duration) => self.on_duration(now, out),
-            Some(Deadline::Goodbye) => self.on_goodbye(),
+            Some(Deadline::Goodbye) => self.on_goodbye(now),
             Some(Deadline::Keys) => self.flush_keys(now, out),
             // B22: a one-way stream takes our audio and plays none of it.
             Some(Deadline::FirstMark) => self.note(

@@ -315,13 +315,14 @@ impl Call {
 
     /// The model is gone in the midst of a goodbye: the call ends when what came of it was heard.
     pub(super) fn hear_goodbye(&mut self, now: Now) {
+        // What waits to be sent is to be heard as well.
+        let left = Duration::from_millis(self.playback.unplayed_ms().0);
         if let Some(farewell) = &mut self.farewell {
             farewell.said = true;
-            // What waits to be sent is to be heard as well.
-            let left = Duration::from_millis(self.playback.unplayed_ms().0);
             self.timers
                 .set(Deadline::Goodbye, now.mono + left + MARK_GRACE);
         }
+        self.end_by_model_at(now.mono + left + MARK_GRACE);
     }
 
     /// Why the call is about to end by a goodbye of ours.
@@ -341,8 +342,10 @@ impl Call {
     }
 
     /// `Deadline::Goodbye`: time enough.
-    pub(super) fn on_goodbye(&mut self) {
+    pub(super) fn on_goodbye(&mut self, now: Now) {
         if let Some(reason) = self.farewell_reason() {
+            // What it reports as heard is as of now.
+            self.playback.advance(now.mono);
             self.end(reason);
         }
     }

@@ -405,7 +405,7 @@ impl Call {
     /// `Deadline::Upstream`: the time that a set-up has, or an outage.
     pub(super) fn on_upstream_deadline(&mut self) {
         self.end(match self.phase {
-            _ if self.upstream.was_ready() => EndReason::RealtimeLost,
+            _ if self.upstream.in_outage() => self.upstream.given_up(),
             Phase::Dialing => EndReason::RealtimeUnavailable,
             _ => EndReason::RealtimeSetup,
         });
