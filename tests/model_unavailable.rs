@@ -98,29 +98,25 @@ async fn a_model_that_was_never_there_leads_to_what_the_agent_wants() {
 }
 
 #[tokio::test]
-async fn a_model_that_is_lost_and_refuses_leads_there_too_also_when_the_carrier_asks_first() {
+async fn a_model_that_is_lost_leads_there_too_also_when_the_carrier_asks_first() {
     let mut model = Model::plain().await;
     let daemon = Launch::serve(&model.url)
-        .config("[agent]\nunavailable_message = \"Bye.\"\n")
+        .config("[agent]\nunavailable_message = \"Bye.\"\n[agent.reconnect]\ntries = 1\n")
         .start()
         .await;
     let (mut carrier, action) = call(&daemon).await;
     let mut realtime = model.accept().await;
     realtime.set_up().await;
-    // The request is there before the end is: it waits for it.
     let asked = ask(&daemon, &action);
     let lost = async {
-        // Nobody listens there any more.
-        drop(model);
         realtime.close().await;
-        realtime.drop_connection();
+        model.accept().await.drop_connection();
         carrier.closed().await
     };
     let (answer, code) = tokio::join!(asked, lost);
     assert_eq!(code, Some(1011));
-    let _ = answer;
     assert_eq!(
-        ask(&daemon, &action).await.text(),
+        answer.text(),
         format!("{HEAD}<Response><Say>Bye.</Say><Hangup/></Response>")
     );
 }
