@@ -24,7 +24,7 @@ pub struct Turn {
     pub created: Option<Duration>,
     /// The first audio delta.
     pub first_delta: Option<Duration>,
-    /// The first message with it was given to a send.
+    /// The first byte of the message with it was given to a send.
     pub first_byte: Option<Duration>,
     /// The first mark behind it came back.
     pub first_mark: Option<Duration>,
@@ -59,7 +59,7 @@ pub(super) struct Trace {
     item: u32,
     /// The first delta was queued, and where it stands on the wire is not known yet.
     wants_position: bool,
-    /// The byte of the carrier's wire behind its frame.
+    /// The bytes of the carrier's wire before its frame, while that waits.
     position: Option<u64>,
 }
 
@@ -111,15 +111,21 @@ impl Trace {
         self.wants_position
     }
 
-    /// How many bytes were queued on the carrier's wire up to and with the first delta.
-    pub(super) fn set_position(&mut self, queued: u64) {
+    /// How many bytes of the carrier's wire go before the first delta.
+    pub(super) fn set_position(&mut self, before: u64) {
         self.wants_position = false;
-        self.position = Some(queued);
+        self.position = Some(before);
+    }
+
+    /// What plays and waits on the carrier's wire was dropped: the first delta with it, unless it has begun.
+    pub(super) fn cut(&mut self) {
+        self.wants_position = false;
+        self.position = None;
     }
 
     /// So many bytes of the carrier's wire were given to sends.
     pub(super) fn taken(&mut self, taken: u64, now: Mono) {
-        if self.position.is_some_and(|position| taken >= position) {
+        if self.position.is_some_and(|before| taken > before) {
             self.position = None;
             if let Some(turn) = self.newest() {
                 turn.first_byte = Some(now.since(turn.stopped));
@@ -162,8 +168,8 @@ mod tests {
         assert!(trace.wants_position());
         trace.set_position(5_000);
         trace.delta(2, at(650));
-        trace.taken(4_999, at(601));
-        trace.taken(5_000, at(602));
+        trace.taken(5_000, at(601));
+        trace.taken(5_001, at(602));
         trace.taken(9_000, at(650));
         assert_eq!(trace.mark(1, at(700)), None, "an item before it");
         let turn = trace.mark(2, at(850)).expect("complete");
@@ -181,6 +187,17 @@ mod tests {
             ]
         );
         assert_eq!(trace.mark(2, at(900)), None, "once");
+    }
+
+    #[test]
+    fn a_delta_that_is_cut_before_it_went_out_has_no_first_byte() {
+        let mut trace = Trace::default();
+        trace.stopped(at(0));
+        trace.delta(1, at(1));
+        trace.set_position(5_000);
+        trace.cut();
+        trace.taken(9_000, at(2));
+        assert_eq!(trace.turns().next().expect("kept").first_byte, None);
     }
 
     #[test]
