@@ -517,6 +517,9 @@ impl Call {
             self.stats.inbound_bytes_dropped += early.frame_bytes();
         }
         self.report_unavailable(reason);
+        if let Some(summary) = self.trace.summary() {
+            self.facts.push_back(Fact::Turns(Box::new(summary)));
+        }
         self.close = Some((
             reason.close_code(Leg::Carrier),
             reason.close_code(Leg::Realtime),

@@ -27,7 +27,7 @@ mod tests;
 use crate::base::id::{CallId, SlotKey, WorkerId};
 use crate::base::limit;
 use crate::base::time::Clock;
-use crate::bus::command::{DeskSender, ToDesk, ToWorker, WorkerInbox};
+use crate::bus::command::{CallTurns, DeskSender, ToDesk, ToWorker, WorkerInbox};
 use crate::bus::report::ReportSender;
 use crate::bus::tool::ToolSender;
 use crate::call::session::{Closed, Session};
@@ -453,6 +453,15 @@ impl Worker {
                     life.driver.handle_command(command, now);
                     Self::touch(&mut self.touched, life);
                 }
+            }
+            ToWorker::Turns { call_id, answer } => {
+                let turns = self
+                    .table
+                    .lives()
+                    .filter(|life| life.call_id == call_id)
+                    .find_map(|life| life.driver.turns());
+                // Whoever asked may have given up.
+                let _ = answer.send(turns.map(|turns| CallTurns { at: now, turns }));
             }
             ToWorker::Stop => self.stopping = true,
         }
