@@ -12,6 +12,7 @@ pub mod metric;
 pub mod model;
 pub mod pair;
 pub mod tls;
+pub mod tool;
 
 use std::future::Future;
 use std::time::Duration;
