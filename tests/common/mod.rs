@@ -11,6 +11,7 @@ pub mod http;
 pub mod metric;
 pub mod model;
 pub mod pair;
+pub mod socket;
 pub mod tls;
 pub mod tool;
 
