@@ -69,7 +69,7 @@ pub enum ToWorker {
         /// Told the number of messages echoed, and the last text, when it is over.
         done: Option<tokio::sync::oneshot::Sender<EchoOutcome>>,
     },
-    /// End the thread once nothing lives any more.
+    /// End every call, and the thread once nothing lives any more.
     Stop,
 }
 
