@@ -519,6 +519,8 @@ pub struct Stats {
     pub marks_early: u64,
     /// `response.done` of a response that was done before.
     pub responses_repeated: u64,
+    /// Responses that began and fell silent: cancelled, and not waited for any more.
+    pub responses_silent: u64,
     /// Audio waiting to be heard, at its most, milliseconds.
     pub unplayed_ms_peak: u64,
     /// Hot messages that the strict scanner did not take and simd-json did.
@@ -531,7 +533,7 @@ pub struct Stats {
     pub reconnect_attempts: u64,
     /// Sessions replaced before their time was up.
     pub rollovers: u64,
-    /// Ends by a broken protocol: by leg, then in the order of `VIOLATIONS`.
+    /// Connections closed for a broken protocol: by leg, then in the order of `VIOLATIONS`.
     pub violations: [[u64; VIOLATIONS.len()]; 2],
     /// Messages dropped, by reason.
     pub drops: [u64; DROP_REASONS],
@@ -578,6 +580,7 @@ impl Stats {
             marks_flushed,
             marks_early,
             responses_repeated,
+            responses_silent,
             unplayed_ms_peak,
             scan_fallbacks,
             unknown_fields,
@@ -620,6 +623,7 @@ impl Stats {
         self.marks_flushed += marks_flushed;
         self.marks_early += marks_early;
         self.responses_repeated += responses_repeated;
+        self.responses_silent += responses_silent;
         self.unplayed_ms_peak = self.unplayed_ms_peak.max(unplayed_ms_peak);
         self.scan_fallbacks += scan_fallbacks;
         self.unknown_fields += unknown_fields;
