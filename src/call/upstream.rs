@@ -148,6 +148,11 @@ impl Upstream {
         self.outage.is_some()
     }
 
+    /// Whether the next session is asked for an answer that the lost one did not give.
+    pub(super) fn owes(&self) -> bool {
+        self.outage.is_some_and(|outage| outage.owed)
+    }
+
     /// Whether the call ends without another session.
     pub(super) fn is_over(&self) -> bool {
         self.over

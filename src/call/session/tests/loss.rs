@@ -210,7 +210,7 @@ fn a_loss_before_the_first_session_is_confirmed_is_tried_again_within_the_first_
         }
         pair.pass(100);
         let place = pair.place;
-        if pair.at_ms % 500 == 0 {
+        if pair.at_ms.is_multiple_of(500) {
             pair.gone(place, Closed::Eof);
         }
     }
