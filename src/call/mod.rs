@@ -318,6 +318,9 @@ impl Call {
 
     /// A leg has ended, or must.
     pub fn handle_leg_end(&mut self, leg: Leg, how: LegEnd<'_>, now: Now) {
+        if leg == Leg::Realtime && self.redial_at_once() {
+            return;
+        }
         let reason = match (leg, how) {
             (Leg::Carrier, LegEnd::CloseFrame(..) | LegEnd::Eof) => EndReason::CallerHungUp,
             (Leg::Carrier, LegEnd::Lost) => EndReason::CarrierLost,

@@ -113,6 +113,8 @@ pub(super) struct Upstream {
     dial: Option<Purpose>,
     standby: Standby,
     standby_id: String,
+    /// The connection had waited for a call, and has not shown since that it still works.
+    waited: bool,
     /// When the standby's session ends, ms since 1970.
     standby_expires: Option<u64>,
     /// When the session ends, ms since 1970.
@@ -129,6 +131,7 @@ impl Default for Upstream {
             dial: None,
             standby: Standby::None,
             standby_id: String::new(),
+            waited: false,
             standby_expires: None,
             expires: None,
         }
@@ -168,6 +171,33 @@ impl Call {
             (_, Some(Purpose::Standby)) => Some(Leg::Standby),
             _ => None,
         }
+    }
+
+    /// The connection that the next `handle_upstream` brings had waited for a call.
+    pub fn note_waited(&mut self) {
+        self.upstream.waited = true;
+    }
+
+    /// A connection that had waited is gone before its session was confirmed: that says nothing about the endpoint, so a
+    /// fresh one is dialled at once, and it is no try of an outage. `false`: it was no such connection.
+    pub(super) fn redial_at_once(&mut self) -> bool {
+        let in_setup = matches!(self.phase, Phase::Opening | Phase::Configuring);
+        if !in_setup || !std::mem::take(&mut self.upstream.waited) || self.upstream.was_ready() {
+            return false;
+        }
+        self.orders.push_back(Order::DropUpstream {
+            reason: EndReason::RealtimeLost,
+        });
+        self.enter(Phase::Dialing);
+        self.facts.push_back(Fact::Reconnecting {
+            attempt: 1,
+            wait_ms: 0,
+            cause: "a connection that had waited for the call was lost".to_owned(),
+        });
+        self.stats.reconnect_attempts += 1;
+        // As the first dial: its time runs since the call's start.
+        self.orders.push_back(Order::Redial);
+        true
     }
 
     /// The dial's outcome.
@@ -362,6 +392,7 @@ impl Call {
     /// what is owed.
     pub(super) fn on_ready(&mut self, now: Now, out: &mut impl Output) {
         self.upstream.sessions += 1;
+        self.upstream.waited = false;
         self.arm_rollover(now);
         self.timers.clear(Deadline::Setup);
         let Some(outage) = self.upstream.outage.take() else {

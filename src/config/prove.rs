@@ -309,6 +309,10 @@ impl Prover<'_> {
         Realtime {
             endpoints,
             predial: self.values.bool("realtime.predial"),
+            warm_pool: self.values.integer("realtime.warm_pool") as usize,
+            warm_max_age: Duration::from_secs(
+                self.values.integer("realtime.warm_max_age_secs") as u64
+            ),
             model: self.values.text("realtime.model").to_owned(),
             temperature: self.values.number("realtime.temperature"),
             ca_file: self.optional_path("realtime.ca_file"),
