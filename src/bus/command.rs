@@ -81,7 +81,7 @@ pub enum ToWorker {
 }
 
 /// How a connection's wait for a call ended.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum IdleEnd {
     /// A call has it.
     Adopted,

@@ -338,3 +338,6 @@ impl Worker {
         Self::touch(&mut self.touched, life);
     }
 }
+
+#[cfg(test)]
+mod tests;
