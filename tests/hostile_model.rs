@@ -6,36 +6,13 @@
 mod common;
 
 use common::carrier::{Carrier, FRAME_BYTES, frame};
-use common::daemon::{Daemon, Launch};
+use common::daemon::Launch;
 use common::model::{Connection, Got, Model};
-use common::pair::Pair;
+use common::pair::Stage;
 use common::{audio, base64, metric};
 use serde_json::json;
 
-/// A daemon with one worker, a healthy call on it, and the model.
-struct Stage {
-    daemon: Daemon,
-    model: Model,
-    healthy: Pair,
-}
-
 impl Stage {
-    async fn new() -> Self {
-        let mut model = Model::plain().await;
-        let daemon = Launch::serve(&model.url).start().await;
-        let healthy = Pair::new(&daemon, &mut model, "/media-stream/healthy").await;
-        Self {
-            daemon,
-            model,
-            healthy,
-        }
-    }
-
-    /// Another call, set up.
-    async fn pair(&mut self) -> Pair {
-        Pair::new(&self.daemon, &mut self.model, "/media-stream/hostile").await
-    }
-
     /// Another call, its model connected and not yet answering.
     async fn half(&mut self) -> (Carrier, Connection) {
         let mut carrier = Carrier::dial(&self.daemon, "/media-stream/half").await;
@@ -105,7 +82,7 @@ async fn another_format_confirmed_ends_the_call() {
     model.confirm_pcm().await;
     ended_for(&mut carrier, "pcm").await;
     // Not one byte of audio was sent in a format that the model reads as noise.
-    while let Got::Event(event) = model.next().await {
+    while let Got::Message(event) = model.next().await {
         assert_ne!(event["type"], "input_audio_buffer.append", "{event}");
     }
     stage.healthy.round_trip().await;

@@ -4,6 +4,8 @@
 //! To the desk: a bounded tokio queue, since the desk is async. Full means the same.
 
 use crate::base::id::{CallId, SlotKey, WorkerId};
+use crate::base::time::Now;
+use crate::call::fact::Turn;
 use crate::call::session::{Command, Setup};
 use crate::call::tools::ToolResult;
 use crate::call::{DialFailure, Leg};
@@ -67,6 +69,13 @@ pub enum ToWorker {
         /// What.
         command: Command,
     },
+    /// Where the time of a call's latest turns went. Asked of every worker, since only it knows its calls.
+    Turns {
+        /// Whose.
+        call_id: CallId,
+        /// `None`: no such call lives on this worker.
+        answer: tokio::sync::oneshot::Sender<Option<CallTurns>>,
+    },
     /// An echo connection of the conformance suite.
     Echo {
         /// Upgraded.
@@ -76,7 +85,7 @@ pub enum ToWorker {
         /// Told the number of messages echoed, and the last text, when it is over.
         done: Option<tokio::sync::oneshot::Sender<EchoOutcome>>,
     },
-    /// End the thread once nothing lives any more.
+    /// End every call, and the thread once nothing lives any more.
     Stop,
 }
 
@@ -115,6 +124,15 @@ impl IdleEnd {
             IdleEnd::Drained => "drained",
         }
     }
+}
+
+/// The latest turns of a live call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CallTurns {
+    /// When the worker answered, by the clock that the turns were stamped with.
+    pub at: Now,
+    /// Oldest first, at most `call::trace::TURNS_KEPT`; the newest may still be open.
+    pub turns: Vec<Turn>,
 }
 
 /// What an echo connection did.

@@ -24,7 +24,7 @@ use super::fact::Drop;
 use super::outbox::Class;
 #[cfg(feature = "planted-bugs")]
 use super::planted::{self, Planted};
-use super::playback::{Playback, Settled};
+use super::playback::{Playback, Settled, is_tones};
 use super::responses::Want;
 use super::state::Phase;
 use super::timer::Deadline;
@@ -119,6 +119,7 @@ impl Call {
             self.stats.clears += 1;
         }
         self.text = text;
+        self.trace.cut();
         self.marks.clear(cut.marks, offset);
         self.stats.outbound_bytes_cut += cut.bytes;
     }
@@ -241,7 +242,8 @@ impl Call {
 
     /// B07: more than the bound would wait to be heard, or the leg takes no more. The response ends here: what was sent is
     /// played and the item truncated at its end once that is heard, or earlier when the caller interrupts: an item is
-    /// truncated once. What still comes of it is dropped; the model's leg is read on.
+    /// truncated once. What still comes of it is dropped; the model's leg is read on. Tones that find no room are dropped,
+    /// and nothing else: they are ours, and the model's item goes on.
     pub(super) fn on_overflow(
         &mut self,
         response_id: Option<&str>,
@@ -254,6 +256,9 @@ impl Call {
         self.stats.drop(why);
         self.stats.outbound_bytes_dropped += bytes;
         self.playback.refuse(item_id, content_index, bytes);
+        if is_tones(item_id, content_index) {
+            return;
+        }
         if let Some(id) = super::outbound::response(response_id) {
             self.cuts.mute(id, why);
         }

@@ -2,7 +2,7 @@
 
 use super::marks::MarkName;
 use super::policy::OnModelUnavailable;
-use super::trace::Turn;
+pub use super::trace::{Turn, TurnSummary};
 use crate::base::id::{CallId, CallSid, ItemId, ResponseId, StreamSid};
 use crate::base::route::StreamMode;
 use crate::base::time::Now;
@@ -299,6 +299,8 @@ pub enum Fact {
     },
     /// A turn was answered and the answer's beginning was heard.
     Turn(Turn),
+    /// All turns of the call, before its end.
+    Turns(Box<TurnSummary>),
     /// What the model's account has left of something. At 0 the next response may fail.
     RateLimit {
         /// What is limited: a bounded metric label.

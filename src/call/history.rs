@@ -134,23 +134,6 @@ impl History {
         }
     }
 
-    /// As `cut`, where only times are known: of `generated_ms` of audio `heard_ms` were heard, and words are taken
-    /// to be spread evenly. Never cuts inside a word.
-    pub fn cut_at(&mut self, item_id: ItemId, heard_ms: u64, generated_ms: u64) {
-        let Some(at) = self.position(Some(item_id)) else {
-            return;
-        };
-        self.entries[at].closed = true;
-        let text = &self.entries[at].text;
-        if heard_ms < generated_ms {
-            let bytes = text.len() as u128 * u128::from(heard_ms) / u128::from(generated_ms);
-            let bytes = text.floor_char_boundary(bytes as usize);
-            let end = text[..bytes].rfind(char::is_whitespace).unwrap_or(0);
-            let heard = text[..end].trim_end().to_owned();
-            self.set(at, &heard);
-        }
-    }
-
     /// A tool is called; the same call twice is one.
     pub fn call(&mut self, call_id: &str, name: &str, arguments: &str) {
         if self.has(Kind::Call, call_id) {
@@ -376,7 +359,7 @@ mod tests {
     fn what_was_cut_stays_cut() {
         let mut history = History::default();
         history.assistant_piece(id("a1"), "We open at nine and close at");
-        history.cut_at(ItemId::new("a1").unwrap(), 500, 1_000);
+        history.cut(ItemId::new("a1").unwrap(), "We open at");
         history.assistant_piece(id("a1"), " five.");
         history.assistant_said(id("a1"), "We open at nine and close at five.");
         assert_eq!(told(&history), ["assistant We open at"]);
@@ -433,7 +416,7 @@ mod tests {
                     2 => history.assistant_piece(item, &text),
                     3 => history.call(&format!("c{name}"), "t", &text),
                     4 => history.output(&format!("c{name}"), &text),
-                    _ => history.cut_at(item.unwrap(), u64::from(name), 40),
+                    _ => history.cut(item.unwrap(), &text[..len / 4 * 2]),
                 }
                 let bytes: usize = history.entries.iter().map(Entry::bytes).sum();
                 prop_assert_eq!(bytes, history.bytes);

@@ -488,14 +488,14 @@ impl Call {
         self.trace.taken(taken, now.mono);
     }
 
-    /// The first audio of an answer was queued: `set_wire_position` wants to know up to which byte of the wire.
+    /// The first audio of an answer was queued: `set_wire_position` wants to know how much of the wire goes before it.
     pub fn wants_wire_position(&self) -> bool {
         self.trace.wants_position()
     }
 
     /// See `wants_wire_position`.
-    pub fn set_wire_position(&mut self, queued: u64) {
-        self.trace.set_position(queued);
+    pub fn set_wire_position(&mut self, before: u64) {
+        self.trace.set_position(before);
     }
 
     fn note(&mut self, text: String) {
@@ -520,6 +520,9 @@ impl Call {
             self.stats.inbound_bytes_dropped += early.frame_bytes();
         }
         self.report_unavailable(reason);
+        if let Some(summary) = self.trace.summary() {
+            self.facts.push_back(Fact::Turns(Box::new(summary)));
+        }
         self.close = Some((
             reason.close_code(Leg::Carrier),
             reason.close_code(Leg::Realtime),

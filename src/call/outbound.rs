@@ -53,7 +53,11 @@ impl Call {
         self.count_message_in(Leg::Realtime);
         self.stats.unknown_fields += u64::from(noticed.unknown_fields > 0);
         self.on_event(&event, now);
-        let sent_before = self.stats.outbound_bytes_sent;
+        // Of the model's own audio: tones and what is sent again are no answer.
+        let sent_before = match event {
+            ServerEvent::AudioDelta(_) => self.stats.outbound_bytes_sent,
+            _ => u64::MAX,
+        };
         match event {
             ServerEvent::AudioDelta(delta) => {
                 self.stats.scan_fallbacks += u64::from(noticed.fallback);
@@ -351,18 +355,13 @@ impl Call {
             return;
         }
         let (.., start) = self.playback.offsets();
-        if self.policy.barge_in.confirm_ms > 0 {
-            let kept = self.hold.keep(start, bytes, &delta.delta);
-            if self.hold.paused {
-                match kept {
-                    true => self.playback.queue(bytes),
-                    // More than can be kept came while the caller spoke.
-                    false => {
-                        self.on_overflow(response_id, item_id, part, bytes, Drop::Unplayed, out);
-                    }
-                }
-                return;
+        if self.hold.paused {
+            match self.hold.keep(start, bytes, &delta.delta) {
+                true => self.playback.queue(bytes),
+                // More than can be kept came while the caller spoke.
+                false => self.on_overflow(response_id, item_id, part, bytes, Drop::Unplayed, out),
             }
+            return;
         }
         let (before, after) = self.encoder.media();
         let parts = [before, &delta.delta[..], after];
@@ -375,6 +374,11 @@ impl Call {
         #[cfg(feature = "planted-bugs")]
         if planted::is(planted::Planted::DeltaDoubled) && self.stats.outbound_frames % 7 == 6 {
             out.send(Leg::Carrier, class, &parts);
+        }
+        if self.policy.barge_in.confirm_ms > 0 {
+            // Only now: what the leg did not take must not come back with an interruption that is taken back. Without room
+            // an interruption is final until what is kept was heard.
+            self.hold.keep(start, bytes, &delta.delta);
         }
         self.playback.queue(bytes);
         self.stats.carrier_messages_out += 1;

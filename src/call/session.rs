@@ -220,7 +220,7 @@ impl Session {
                             (Ok((event, noticed)), Some(Leg::Realtime)) => {
                                 call.handle_realtime(event, noticed, now, wires);
                                 if call.wants_wire_position() {
-                                    call.set_wire_position(wires.carrier.queued);
+                                    call.set_wire_position(wires.carrier.playing_at);
                                 }
                             }
                             (Ok((event, _)), _) => call.handle_standby(&event, now, wires),

@@ -2,6 +2,7 @@
 
 use super::fact::{EndReason, Leg};
 use super::outbox::Class;
+use super::playback::TONES;
 use super::responses::{Want, Why};
 use super::state::Phase;
 use super::tools::{ToolAction, ToolCall, ToolResult};
@@ -17,8 +18,6 @@ use std::time::Duration;
 const OUTPUT_EVENT_ID: &str = "vr_tool_output";
 /// Tones go out in messages of this much audio, bytes: 200 ms, as a mark follows each.
 const TONE_CHUNK_BYTES: usize = 1_600;
-/// The content index of tones: no part of an item that a model makes.
-const TONES: u64 = u64::MAX;
 /// How long the goodbye may take to be heard before the call ends anyway.
 const GOODBYE_MAX: Duration = Duration::from_secs(20);
 /// How much longer than it lasts the goodbye may take, where no mark says that it was heard.

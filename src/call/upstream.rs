@@ -148,6 +148,11 @@ impl Upstream {
         self.outage.is_some()
     }
 
+    /// Whether the next session is asked for an answer that the lost one did not give.
+    pub(super) fn owes(&self) -> bool {
+        self.outage.is_some_and(|outage| outage.owed)
+    }
+
     /// Full jitter: anything up to the doubling bound, ms.
     fn wait(&mut self, base_ms: u32, cap_ms: u32) -> u64 {
         let doublings = self.tries.saturating_sub(1).min(31);

@@ -2,6 +2,7 @@
 
 mod dial;
 mod door;
+mod early;
 mod leak;
 
 use super::*;

@@ -11,6 +11,7 @@ use crate::base::time::{Mono, Now};
 use crate::bus::command::IdleEnd;
 use crate::call::session::{Closed, Command, Intent, Session};
 use crate::call::tools::{ToolCall, ToolResult};
+use crate::call::trace::Turn;
 use crate::call::{DialFailure, Fact, Leg};
 
 /// What drives a slot's legs.
@@ -155,6 +156,14 @@ impl Driver {
         match self {
             Self::Call(session) => session.poll_timeout(),
             Self::Idle(upstream) => upstream.poll_timeout(),
+            _ => None,
+        }
+    }
+
+    /// A call's latest turns.
+    pub(super) fn turns(&self) -> Option<Vec<Turn>> {
+        match self {
+            Self::Call(session) => Some(session.turns().copied().collect()),
             _ => None,
         }
     }

@@ -2,7 +2,7 @@
 
 use super::harness::*;
 use crate::call::fact::{EndReason, Fact, Leg};
-use crate::call::policy::{OnModelUnavailable, Policy, Reconnect};
+use crate::call::policy::{FirstSpeaker, OnModelUnavailable, Policy, Reconnect};
 use crate::call::session::{Closed, Setup};
 use crate::proto::ws::Role;
 use crate::proto::ws::writer::Kind;
@@ -231,6 +231,70 @@ fn an_outage_ends_after_its_time_or_at_a_refusal_that_lasts() {
     assert_eq!(pair.reason(), Some(EndReason::RealtimeLost));
     assert!(pair.session.stats().reconnect_attempts >= 2);
     pair.wind_up();
+}
+
+#[test]
+fn a_greeting_that_falls_due_in_an_outage_is_asked_for_once_after_it() {
+    // In the middle of the waiting, of the set-up, and owed already.
+    for stage in 0..3 {
+        let mut pair = patient(|policy| {
+            policy.first_speaker = FirstSpeaker::AfterMs(2_000);
+            policy.reconnect.base_ms = 4_000;
+        });
+        pair.pass(1_990);
+        if stage == 2 {
+            pair.model(r#"{"type":"response.created","response":{"id":"resp_1"}}"#);
+        }
+        pair.gone(Leg::Realtime, Closed::Broken);
+        if stage == 1 {
+            while pair.dials == 0 && pair.at_ms < 2_980 {
+                pair.pass(1);
+            }
+        }
+        again(&mut pair);
+        pair.pass(1_000);
+        let told = told(&mut pair);
+        assert_eq!(told, ["session.update", "response.create"], "{stage}");
+    }
+}
+
+#[test]
+fn the_warning_of_the_longest_duration_is_told_once_after_an_outage_it_falls_into() {
+    let mut pair = patient(|policy| {
+        policy.max_duration_secs = 20;
+        policy.duration_warning_secs = 15;
+        policy.reconnect.base_ms = 4_000;
+    });
+    talk(&mut pair);
+    pair.pass(4_999);
+    pair.gone(Leg::Realtime, Closed::Broken);
+    pair.pass(1);
+    again(&mut pair);
+    pair.pass(1_000);
+    let told = told(&mut pair);
+    let warnings = told.iter().filter(|t| t.contains("The call ends in 15"));
+    assert_eq!(warnings.count(), 1, "{told:?}");
+    assert!(told[3].starts_with("system The call ends"), "{told:?}");
+}
+
+#[test]
+fn a_warning_that_is_due_before_the_first_session_is_told_to_it() {
+    let mut pair = Pair::with(Setup {
+        policy: Arc::new(Policy {
+            max_duration_secs: 20,
+            duration_warning_secs: 15,
+            ..Policy::default()
+        }),
+        ..setup()
+    });
+    pair.carrier(START);
+    pair.pass(6_000);
+    pair.connect();
+    pair.model(CREATED);
+    pair.model(UPDATED);
+    let told = told(&mut pair);
+    assert_eq!(told.len(), 2, "{told:?}");
+    assert!(told[1].starts_with("system The call ends"), "{told:?}");
 }
 
 #[test]

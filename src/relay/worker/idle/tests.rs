@@ -180,7 +180,7 @@ fn a_call_takes_the_connection_that_was_dialled_for_it_wherever_its_bytes_were_c
     let created = server_frame(CREATED);
     for cut in [0, 1, 3, 4, 50, created.len() - 1, created.len()] {
         let mut fixture = Fixture::start();
-        let _warm = fixture.idle(None, Vec::new());
+        let warm = fixture.idle(None, Vec::new());
         let (read_ahead, rest) = created.split_at(cut / 2);
         let mut model = fixture.idle(Some(id("a")), read_ahead.to_vec());
         // A ping may stand between frames only.
@@ -196,7 +196,7 @@ fn a_call_takes_the_connection_that_was_dialled_for_it_wherever_its_bytes_were_c
         // And its own pings go on.
         model.settle(b"");
         // Nobody is left to answer a close frame.
-        drop((model, carrier));
+        drop((model, carrier, warm));
         fixture.stop();
     }
 }
@@ -204,23 +204,24 @@ fn a_call_takes_the_connection_that_was_dialled_for_it_wherever_its_bytes_were_c
 #[test]
 fn a_call_without_one_takes_the_oldest_warm_one_and_then_the_desk_is_asked() {
     let mut fixture = Fixture::start();
-    let mut first = fixture.idle(None, server_frame(CREATED));
+    let first = fixture.idle(None, server_frame(CREATED));
     let mut second = fixture.idle(None, Vec::new());
     second.settle(&server_frame(CREATED));
-    for model in [&mut first, &mut second] {
-        let _carrier = fixture.call("a");
+    for mut model in [first, second] {
+        let carrier = fixture.call("a");
         assert_eq!(fixture.over(), (None, IdleEnd::Adopted));
         // What may be dialled for it is not needed.
         assert!(matches!(fixture.told(), ToDesk::Forget { call_id } if call_id == id("a")));
         model.is_configured();
+        drop((model, carrier));
         while !matches!(fixture.told(), ToDesk::Ended { .. }) {}
     }
-    let _carrier = fixture.call("b");
+    let carrier = fixture.call("b");
     match fixture.told() {
         ToDesk::Dial { call_id, once, .. } => assert_eq!((call_id, once), (id("b"), false)),
         other => panic!("{other:?}"),
     }
-    drop(_carrier);
+    drop(carrier);
     fixture.stop();
 }
 
@@ -242,7 +243,7 @@ fn a_connection_that_comes_while_its_call_waits_for_the_desk_is_the_answer() {
         .expect("room");
     assert_eq!(late.hear(), Heard::Close(1000));
     assert_eq!(fixture.over(), (Some(id("a")), IdleEnd::Cancelled));
-    drop(carrier);
+    drop((late, model, carrier));
     fixture.stop();
 }
 
