@@ -102,15 +102,16 @@ pub(super) fn on_over(desk: &Desk, call_id: CallId) {
 
 /// `ToDesk::Drain`: no announced call will be admitted any more. A dial that an admitted one waits for goes on.
 pub(super) fn drain(desk: &Desk) {
-    let ids: Vec<CallId> = {
-        let calls = desk.early.0.borrow();
-        let unclaimed = |state: &State| !matches!(state, State::Dialling { claim: Some(_), .. });
-        let ids = calls.iter().filter(|(_, state)| unclaimed(state));
-        ids.map(|(call_id, _)| *call_id).collect()
-    };
-    for call_id in ids {
-        forget(desk, call_id);
-    }
+    desk.early.0.borrow_mut().retain(|call_id, state| {
+        if let State::Dialling { cancel, claim } = state {
+            if claim.is_some() {
+                return true;
+            }
+            cancel.give();
+        }
+        desk.admission.borrow_mut().unreserve(*call_id);
+        false
+    });
     for worker in 0..desk.workers.len() {
         let call_id = None;
         drop_idle(
