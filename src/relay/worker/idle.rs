@@ -68,6 +68,23 @@ impl Idles {
         self.asked.remove(&call_id);
     }
 
+    /// The call lives, and does not want to be connected any more.
+    pub(super) fn give_up_dial(&mut self, slot: SlotKey, call_id: CallId) {
+        self.answered(call_id);
+        self.wanted.retain(|wanted| wanted.slot != slot);
+        for (_, wanted) in self
+            .moving
+            .iter_mut()
+            .filter(|(_, wanted)| wanted.slot == slot)
+        {
+            // Nobody's: what is on its way there waits on.
+            wanted.slot = SlotKey {
+                index: u32::MAX,
+                generation: u32::MAX,
+            };
+        }
+    }
+
     fn forget(&mut self, key: SlotKey, purpose: Option<CallId>) {
         match purpose {
             Some(call_id) if self.early.get(&call_id) == Some(&key) => {
