@@ -283,16 +283,17 @@ fn a_connection_that_dies_in_that_moment_costs_the_call_one_more_dial_at_once() 
         fixture.orders.send(order).expect("room");
         let mut fresh = Model::new(ours);
         fresh.is_configured();
-        // A fresh one that dies as well has no such excuse.
+        // A fresh one that dies as well has no such excuse: its endpoint is blamed first.
         drop(fresh);
         loop {
             match fixture.told() {
-                ToDesk::Ended { .. } => break,
+                ToDesk::Distrust { .. } => break,
                 ToDesk::IdleOver { .. } | ToDesk::Forget { .. } => {}
                 other => panic!("turn {turn}: {other:?}"),
             }
         }
         drop(carrier);
+        while !matches!(fixture.told(), ToDesk::Ended { .. }) {}
         fixture.stop();
     }
 }
