@@ -409,7 +409,7 @@ impl Call {
         let unplayed = self.playback.unplayed_ms().0;
         self.stats.unplayed_ms_peak = self.stats.unplayed_ms_peak.max(unplayed);
         if let Some(id) = response_id
-            && self.sounding.is_none_or(|last| last.as_str() != id)
+            && self.sounding.is_none_or(|last| !last.is(id))
             && let Some(response_id) = ResponseId::new(id)
         {
             self.sounding = Some(response_id);
