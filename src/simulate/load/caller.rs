@@ -236,7 +236,16 @@ impl Caller {
     }
 
     /// `stop` and a close frame.
-    pub fn handle_end(&mut self, outbox: &mut Outbox) {
+    pub fn handle_end(
+        &mut self,
+        blocks: &Blocks,
+        ledger: &Ledger,
+        tally: &mut Tally,
+        outbox: &mut Outbox,
+    ) {
+        if !self.partial.is_empty() {
+            self.on_rest(&self.partial, blocks, ledger, tally);
+        }
         let sequence = self.next_sequence().to_string();
         let stop = json!({"event": "stop", "sequenceNumber": sequence,
             "stop": {"accountSid": self.account_sid, "callSid": self.call_sid}, "streamSid": self.stream_sid});
@@ -301,12 +310,16 @@ impl Caller {
     ) {
         tally.down_messages += 1;
         self.decoded.clear();
-        if !self.partial.is_empty() {
-            self.decoded.append(&mut self.partial);
-        }
+        self.decoded.append(&mut self.partial);
+        let front = self.decoded.len();
         if !base64::decode_into(payload, &mut self.decoded) {
             tally.call_fault(Kind::Message, self.call, "media payload is not base64");
             return;
+        }
+        if front > 0 && Blocks::begins(&self.decoded[front..]) {
+            // A new block begins here, so what was left over of earlier messages was no block's front.
+            self.on_rest(&self.decoded[..front], blocks, ledger, tally);
+            self.decoded.drain(..front);
         }
         let (whole, rest) = self.decoded.as_chunks::<BLOCK_BYTES>();
         for block in whole {
@@ -326,12 +339,19 @@ impl Caller {
                 }
                 Err(damage) => {
                     let seq = ledger.down.next();
-                    let detail = format!("{damage:?} about where {seq} was to come");
+                    let detail = format!("{damage:?} where {seq} was to come");
                     tally.frame_fault(damage.into(), self.call, Way::Down, seq, &detail);
                 }
             }
         }
         self.partial.extend_from_slice(rest);
+    }
+
+    /// Audio that is no whole block.
+    fn on_rest(&self, rest: &[u8], blocks: &Blocks, ledger: &Ledger, tally: &mut Tally) {
+        let (damage, seq) = (blocks.judge(rest), ledger.down.next());
+        let detail = format!("{damage:?}, {} bytes where {seq} was to come", rest.len());
+        tally.frame_fault(damage.into(), self.call, Way::Down, seq, &detail);
     }
 
     fn on_mark(&mut self, name: &[u8], now: u64, ledger: &Ledger, tally: &mut Tally) {

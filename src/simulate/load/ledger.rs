@@ -163,9 +163,12 @@ impl Ledger {
         }
     }
 
-    /// Whether everything that was sent has arrived, both ways.
+    /// Whether everything that was sent has arrived, both ways, and an interruption has had its consequences.
     pub fn is_complete(&self) -> bool {
-        self.up.is_complete(self.up_sent) && self.down.is_complete(self.down_sent)
+        let is_settled = self.open.as_ref().is_none_or(|open| {
+            open.unheard < UNHEARD_MIN || (open.heard_ms.is_some() && open.told_ms.is_some())
+        });
+        is_settled && self.up.is_complete(self.up_sent) && self.down.is_complete(self.down_sent)
     }
 
     /// The call is over: what never arrived was lost.

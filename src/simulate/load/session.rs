@@ -265,7 +265,13 @@ impl Session {
         self.decoded.clear();
         let mut decoded = std::mem::take(&mut self.decoded);
         decoded.append(&mut self.partial);
+        let front = decoded.len();
         if base64::decode_into(audio, &mut decoded) {
+            if front > 0 && Blocks::begins(&decoded[front..]) {
+                // A new block begins here, so what was left over of earlier messages was no block's front.
+                self.on_damage(blocks.judge(&decoded[..front]), ledgers, tally);
+                decoded.drain(..front);
+            }
             let (whole, rest) = decoded.as_chunks::<BLOCK_BYTES>();
             for block in whole {
                 tally.up_received += 1;
@@ -342,7 +348,7 @@ impl Session {
     fn on_damage(&mut self, damage: Damage, ledgers: &mut impl Ledgers, tally: &mut Tally) {
         let call = self.call.unwrap_or(0);
         let seq = ledgers.ledger(call).map_or(0, |ledger| ledger.up.next());
-        let detail = format!("{damage:?} about where {seq} was to come");
+        let detail = format!("{damage:?} where {seq} was to come");
         tally.frame_fault(damage.into(), call, Way::Up, seq, &detail);
     }
 

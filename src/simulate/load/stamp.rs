@@ -172,12 +172,17 @@ impl Blocks {
         Ok(stamp)
     }
 
-    /// What a block without our first bytes is.
-    fn judge(&self, block: &[u8]) -> Damage {
+    /// Whether these bytes begin as a block does.
+    pub fn begins(bytes: &[u8]) -> bool {
+        bytes.starts_with(&MAGIC)
+    }
+
+    /// What audio without our first bytes is.
+    pub fn judge(&self, block: &[u8]) -> Damage {
         if block.iter().all(|byte| *byte == 0xFF || *byte == 0x7F) {
             return Damage::Silence;
         }
-        let rest = &block[PATTERN_AT..];
+        let rest = block.get(PATTERN_AT..).unwrap_or_default();
         if self.patterns.iter().any(|pattern| rest == pattern) {
             Damage::Altered
         } else {

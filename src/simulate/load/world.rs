@@ -480,7 +480,7 @@ impl World {
                 desk.message(owner, message, outbox);
             });
             let closed = desk.closed;
-            return self.after_read(key, outcome, closed, now);
+            return self.after_read(key, outcome, closed);
         }
         if conn.wire.stage == Stage::Unknown {
             // RFC 8446 section 5.1: a handshake record is of type 22; no HTTP method begins so.
@@ -528,21 +528,15 @@ impl World {
             .wire
             .read(|message, outbox| desk.message(owner, message, outbox));
         let closed = desk.closed;
-        self.after_read(key, outcome, closed, now);
+        self.after_read(key, outcome, closed);
     }
 
-    fn after_read(
-        &mut self,
-        key: Key,
-        outcome: Result<(), Violation>,
-        closed: Option<u16>,
-        now: u64,
-    ) {
+    fn after_read(&mut self, key: Key, outcome: Result<(), Violation>, closed: Option<u16>) {
         if let Err(violation) = outcome {
             return self.fail(key, format!("WebSocket: {}", violation.label()));
         }
         if let Some(code) = closed {
-            return self.on_close(key, code, now);
+            return self.on_close(key, code);
         }
         let place = &mut self.places[key.index as usize];
         let Some(conn) = &mut place.conn else { return };
@@ -728,7 +722,7 @@ impl World {
     }
 
     /// The peer sent a close frame.
-    fn on_close(&mut self, key: Key, code: u16, now: u64) {
+    fn on_close(&mut self, key: Key, code: u16) {
         let Some(conn) = self.conn(key) else { return };
         // RFC 6455 section 5.5.1: the answer carries the same code; who has sent one sends no other.
         if conn.wire.stage != Stage::Closing {
@@ -756,7 +750,6 @@ impl World {
             }
             _ => {}
         }
-        let _ = now;
         self.mark_dirty(key);
         self.settle_end(key);
     }
@@ -964,7 +957,7 @@ impl World {
             Step::Live if at >= call.stop_at => {
                 call.step = Step::Draining;
                 call.deadline = now + DRAIN_NANOS + self.plan.model_latency.as_nanos() as u64;
-                self.hush(slot, now);
+                self.hush(slot);
                 Some(at + BLOCK_NANOS / 4)
             }
             Step::Live => {
@@ -985,12 +978,20 @@ impl World {
             }
             Step::Draining => {
                 let key = call.wire?;
+                let session = call.session;
+                let is_owed = self.owes(session);
+                let call = &mut self.calls.list[slot];
                 let place = &mut self.places[key.index as usize];
                 let conn = place.conn.as_mut()?;
                 call.caller
                     .return_marks(now, &mut self.tally, &mut conn.wire.outbox);
-                if call.ledger.is_complete() || now >= call.deadline {
-                    call.caller.handle_end(&mut conn.wire.outbox);
+                if (call.ledger.is_complete() && !is_owed) || now >= call.deadline {
+                    call.caller.handle_end(
+                        &self.blocks,
+                        &call.ledger,
+                        &mut self.tally,
+                        &mut conn.wire.outbox,
+                    );
                     conn.wire.stage = Stage::Closing;
                     call.step = Step::Closing;
                     call.deadline = now + CLOSE_NANOS;
@@ -1013,9 +1014,22 @@ impl World {
         }
     }
 
+    /// Whether a session has echoes that are not due yet.
+    fn owes(&mut self, session: Option<Key>) -> bool {
+        let Some(conn) = session.and_then(|key| self.conn(key)) else {
+            return false;
+        };
+        match &conn.owner {
+            Owner::Model {
+                session: Some(session),
+                ..
+            } => session.is_busy(),
+            _ => false,
+        }
+    }
+
     /// The call ends: its session says no more.
-    fn hush(&mut self, slot: usize, now: u64) {
-        let _ = now;
+    fn hush(&mut self, slot: usize) {
         let Some(key) = self.calls.list[slot].session else {
             return;
         };
@@ -1055,7 +1069,7 @@ impl World {
             &mut self.tally,
             &mut conn.wire.outbox,
         );
-        self.after_read(key, Ok(()), None, now);
+        self.after_read(key, Ok(()), None);
     }
 
     /// Ends every call at `at`: no frame is sent from then on.
