@@ -87,6 +87,13 @@ pub fn table(run: &Run) -> String {
         "  calls                {} placed, {} answered, {} ended in order; {} marks, {} returned",
         tally.placed, tally.answered, tally.ended, tally.marks, tally.marks_returned
     );
+    if run.plan.churn.is_some() {
+        let _ = writeln!(
+            text,
+            "  new calls            {:.0} a second",
+            tally.answered_measured as f64 / seconds.max(1e-9)
+        );
+    }
     if tally.barge_ins > 0 {
         let _ = writeln!(
             text,
@@ -264,7 +271,8 @@ pub fn json(run: &Run) -> Value {
             "down_sent": tally.down_sent, "down_received": tally.down_received,
             "down_messages": tally.down_messages,
         },
-        "calls": {"placed": tally.placed, "answered": tally.answered, "ended": tally.ended},
+        "calls": {"placed": tally.placed, "answered": tally.answered, "ended": tally.ended,
+            "new_per_s": tally.answered_measured as f64 / run.ran.window.as_secs_f64().max(1e-9)},
         "marks": {"received": tally.marks, "returned": tally.marks_returned},
         "barge_ins": {"count": tally.barge_ins, "clears": tally.clears, "truncates": tally.truncates},
         "relay_cost": run.cost.as_ref().map(cost_json),

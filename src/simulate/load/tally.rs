@@ -164,6 +164,8 @@ pub struct Tally {
     pub placed: u64,
     /// See `placed`.
     pub answered: u64,
+    /// Calls answered in the measured time.
+    pub answered_measured: u64,
     /// See `placed`.
     pub ended: u64,
     /// What went wrong.
