@@ -15,12 +15,52 @@ use serde_json::{Value, json};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
 use subject::{Subject, Which};
+use tokio::signal::unix::{SignalKind, signal};
 
 /// Something was lost, altered or otherwise wrong.
 const FAILED: u8 = 1;
 /// The times are not to be believed.
 const VOID: u8 = 3;
+
+/// A signal came: the run ends in order, and the relay that was started with it.
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+/// Whether a signal asked for the end.
+pub(super) fn is_interrupted() -> bool {
+    INTERRUPTED.load(Ordering::Relaxed)
+}
+
+/// Waits for signals on a thread of its own; the second one ends the process at once.
+fn watch_signals() -> Result<(), String> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| format!("no runtime: {error}"))?;
+    let wait = move || {
+        runtime.block_on(async {
+            let mut terminate = signal(SignalKind::terminate()).ok()?;
+            loop {
+                tokio::select! {
+                    _ = tokio::signal::ctrl_c() => {}
+                    _ = terminate.recv() => {}
+                }
+                if INTERRUPTED.swap(true, Ordering::Relaxed) {
+                    std::process::exit(130);
+                }
+            }
+        })
+    };
+    std::thread::Builder::new()
+        .name("signals".into())
+        .spawn(move || {
+            // Without handlers a signal ends the process as ever.
+            let _: Option<()> = wait();
+        })
+        .map_err(|error| format!("no thread for signals: {error}"))?;
+    Ok(())
+}
 
 /// A directory that is gone when this is.
 struct Scratch(PathBuf);
@@ -53,6 +93,7 @@ impl Drop for Scratch {
 /// Runs it. Exit code 1 for a fault, 3 for a run whose times are void.
 pub fn run(args: LoadArgs) -> Outcome {
     let cores = measure::cores(&args)?;
+    watch_signals()?;
     let scratch = Scratch::new().map_err(|error| format!("no temporary directory: {error}"))?;
     let own = Subject {
         name: if args.relay.is_some() {
@@ -132,6 +173,9 @@ impl Session<'_> {
     }
 
     fn once(&mut self, subject: &Subject, calls: u32) -> Result<&Run, String> {
+        if is_interrupted() {
+            return Err("interrupted".into());
+        }
         let dir = self.scratch.run(self.runs.len())?;
         let run = measure::run(subject, self.args, calls, &self.cores, &dir)?;
         self.say(&report::table(&run));

@@ -346,6 +346,9 @@ fn watch<T>(
                 memory.push((live.ended.load(Ordering::Relaxed), now.rss));
             }
         }
+        if super::is_interrupted() {
+            live.stop.store(true, Ordering::Relaxed);
+        }
         bar.show(live);
         std::thread::sleep(LOOK);
     }

@@ -423,7 +423,11 @@ impl World {
         if result == -libc::ENOBUFS {
             return self.rearm(key);
         }
-        if conn.wire.stage == Stage::Closing {
+        let is_probe = matches!(conn.owner, Owner::Model { session: None, .. })
+            && matches!(conn.wire.stage, Stage::Unknown | Stage::Head)
+            && conn.wire.plain().is_empty();
+        // Somebody looked whether we listen: a proxy does that, also for our own look at it.
+        if conn.wire.stage == Stage::Closing || is_probe {
             return self.shut(key);
         }
         let why = match result {
@@ -438,13 +442,14 @@ impl World {
 
     /// Arms the receive again.
     pub fn rearm(&mut self, key: Key) {
-        if let Some(conn) = self.conn(key)
-            && conn.wire.stage != Stage::Over
-        {
-            conn.wire.receiving = true;
-            let order = Order::Receive(conn.fd.as_raw_fd(), key);
-            self.orders.push(order);
+        let Some(conn) = self.conn(key) else { return };
+        if conn.wire.stage == Stage::Over {
+            conn.wire.receiving = false;
+            return self.release(key);
         }
+        conn.wire.receiving = true;
+        let order = Order::Receive(conn.fd.as_raw_fd(), key);
+        self.orders.push(order);
     }
 
     /// A send is over.
