@@ -326,7 +326,7 @@ impl Call {
 
     /// Why the call is about to end, by its goodbye or by the model's.
     pub(super) fn goodbye_reason(&self) -> Option<EndReason> {
-        let by_model = self.is_ended_by_model().then_some(EndReason::EndedByModel);
+        let by_model = self.is_ending().then_some(EndReason::EndedByModel);
         self.farewell_reason().or(by_model)
     }
 
