@@ -4,6 +4,7 @@ use super::super::env::Vars;
 use super::super::{Config, EndpointConfig, Loaded, Severity, file, load_text, schema};
 use super::*;
 use crate::proto::realtime::tool::{Builtin, HttpTool};
+use std::time::Duration;
 
 fn load(text: &str, vars: &[(&str, &str)]) -> Loaded {
     let vars: Vars = vars
