@@ -312,9 +312,7 @@ impl Prover<'_> {
             endpoints,
             predial: self.values.bool("realtime.predial"),
             warm_pool: self.values.integer("realtime.warm_pool") as usize,
-            warm_max_age: Duration::from_secs(
-                self.values.integer("realtime.warm_max_age_secs") as u64
-            ),
+            warm_max_age: Duration::from_secs(self.values.integer("realtime.warm_max_age_secs")),
             model: self.values.text("realtime.model").to_owned(),
             temperature: self.values.number("realtime.temperature"),
             ca_file: self.optional_path("realtime.ca_file"),
