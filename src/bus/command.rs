@@ -114,6 +114,11 @@ pub enum ToDesk {
         /// For which session.
         slot: SlotKey,
     },
+    /// The connection that a call was given last was of no use: its endpoint is left alone for a while.
+    Distrust {
+        /// Whose.
+        call_id: CallId,
+    },
     /// A model leg that came after its call's end: close it in order.
     Discard {
         /// The leg, upgraded.

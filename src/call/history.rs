@@ -44,6 +44,8 @@ pub enum Kind {
 struct Entry {
     kind: Kind,
     item_id: Option<ItemId>,
+    /// Of a session that is gone: its id is another session's to use.
+    old: bool,
     /// Of a tool's call or answer.
     call_id: String,
     /// Of a tool's call.
@@ -216,11 +218,20 @@ impl History {
         told
     }
 
-    /// Ids mean nothing to another session, and its own may be the same: what is there is closed, and anonymous.
+    /// Ids mean nothing to another session, and its own may be the same: what is there is closed, and its ids are only good
+    /// for `cut_old`.
     pub fn forget_ids(&mut self) {
         for entry in &mut self.entries {
-            entry.item_id = None;
+            entry.old = true;
             entry.closed = true;
+        }
+    }
+
+    /// An item of a session that is gone was still playing, and was interrupted: these of its words were heard.
+    pub fn cut_old(&mut self, item_id: ItemId, text: &str) {
+        let mut entries = self.entries.iter();
+        if let Some(at) = entries.rposition(|entry| entry.old && entry.item_id == Some(item_id)) {
+            self.set(at, text);
         }
     }
 
@@ -228,7 +239,7 @@ impl History {
         let id = item_id?;
         self.entries
             .iter()
-            .rposition(|entry| entry.item_id == Some(id))
+            .rposition(|entry| !entry.old && entry.item_id == Some(id))
     }
 
     fn has(&self, kind: Kind, call_id: &str) -> bool {
@@ -262,6 +273,7 @@ impl History {
         self.entries.push_back(Entry {
             kind,
             item_id,
+            old: false,
             call_id: String::new(),
             name: String::new(),
             text,
@@ -399,6 +411,14 @@ mod tests {
         history.forget_ids();
         history.assistant_piece(id("a1"), "Again");
         assert_eq!(told(&history), ["assistant Hello", "assistant Again"]);
+        // But what played on and was interrupted later is told as it was heard.
+        history.forget_ids();
+        history.assistant_piece(id("a1"), "Third");
+        history.cut_old(ItemId::new("a1").unwrap(), "Ag");
+        assert_eq!(
+            told(&history),
+            ["assistant Hello", "assistant Ag", "assistant Third"]
+        );
     }
 
     proptest! {

@@ -72,6 +72,8 @@ struct Run {
 impl Run {
     fn is(&self, item_id: Option<&str>, content_index: u64) -> bool {
         match (item_id, &self.item_id) {
+            // The same id in another session is another item.
+            _ if self.orphan => false,
             (Some(id), Some(own)) => own.is(id) && content_index == self.content_index,
             (Some(_), None) => false,
             // Tones stand alone: the model knows nothing of them, so they must not lengthen or end an item of its.
@@ -87,6 +89,7 @@ impl Run {
 
     fn same_item(&self, other: &Run) -> bool {
         self.item_id.is_some()
+            && self.orphan == other.orphan
             && self.item_id == other.item_id
             && self.content_index == other.content_index
     }
@@ -321,6 +324,7 @@ impl Playback {
             run.done = true;
             run.orphan = true;
         }
+        self.closed = Default::default();
     }
 
     /// The next item that is over and done: all of its audio that was queued has been heard.
@@ -489,7 +493,9 @@ impl Playback {
     fn settle(&mut self, run: &Run, heard: u64, part: Option<u64>) -> Settled {
         let mut text = String::new();
         if let Some(id) = run.item_id {
-            self.close_part(id, part);
+            if !run.orphan {
+                self.close_part(id, part);
+            }
             if let Some(at) = self.texts.iter().position(|(kept, _)| *kept == id)
                 && let Some((_, whole)) = self.texts.remove(at)
             {

@@ -88,6 +88,10 @@ pub enum Intent {
     /// Connect once more, with one attempt, and answer likewise. The connection is this leg: `Realtime` or `Standby`, in
     /// turn, whatever it is for. At most one dial is under way.
     Redial(Leg),
+    /// The dial that is under way is not wanted any more: no answer is expected to it.
+    CancelDial,
+    /// The connection that was given last was of no use: prefer another endpoint for a while.
+    Distrust,
     /// Send what is queued on this leg, then close its socket. The session has written the close frame.
     Finish(Leg),
     /// Close this leg's socket now.

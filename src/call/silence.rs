@@ -297,6 +297,9 @@ impl Call {
         now: Now,
         out: &mut impl Output,
     ) {
+        if self.upstream.is_over() {
+            return; // It is being said.
+        }
         if self.phase != Phase::Ready {
             self.end(reason);
             return;
@@ -321,7 +324,25 @@ impl Call {
         self.seek_end();
     }
 
-    /// Why the call is about to end.
+    /// Why the call is about to end, by its goodbye or by the model's.
+    pub(super) fn goodbye_reason(&self) -> Option<EndReason> {
+        let by_model = self.is_ended_by_model().then_some(EndReason::EndedByModel);
+        self.farewell_reason().or(by_model)
+    }
+
+    /// The model is gone in the midst of a goodbye: the call ends when what came of it was heard.
+    pub(super) fn hear_goodbye(&mut self, now: Now) {
+        // What waits to be sent is to be heard as well.
+        let left = Duration::from_millis(self.playback.unplayed_ms().0);
+        if let Some(farewell) = &mut self.farewell {
+            farewell.said = true;
+            self.timers
+                .set(Deadline::Goodbye, now.mono + left + MARK_GRACE);
+        }
+        self.end_by_model_at(now.mono + left + MARK_GRACE);
+    }
+
+    /// Why the call is about to end by a goodbye of ours.
     pub(super) fn farewell_reason(&self) -> Option<EndReason> {
         self.farewell.map(|farewell| farewell.reason)
     }
@@ -338,8 +359,10 @@ impl Call {
     }
 
     /// `Deadline::Goodbye`: time enough.
-    pub(super) fn on_goodbye(&mut self) {
+    pub(super) fn on_goodbye(&mut self, now: Now) {
         if let Some(reason) = self.farewell_reason() {
+            // What it reports as heard is as of now.
+            self.playback.advance(now.mono);
             self.end(reason);
         }
     }
@@ -374,7 +397,7 @@ impl Call {
     }
 
     /// Writes an item into the model's conversation.
-    fn item(&mut self, item: NewItem<'_>, out: &mut impl Output) {
+    pub(super) fn item(&mut self, item: NewItem<'_>, out: &mut impl Output) {
         let event = client_event::item_create(item, None, None, "");
         self.send(out, Leg::Realtime, Class::Control, &[event.as_bytes()]);
     }

@@ -108,6 +108,11 @@ impl Timers {
         self.set & 1 << name as u32 != 0
     }
 
+    /// When a deadline is due, where it is set.
+    pub fn at(&self, name: Deadline) -> Option<Mono> {
+        self.is_set(name).then(|| Mono(self.at[name as usize]))
+    }
+
     /// The earliest, with its name.
     pub fn earliest(&self) -> Option<(Mono, Deadline)> {
         let mut left = self.set;
@@ -192,6 +197,8 @@ mod tests {
         timers.set(Deadline::Pad, Mono(9));
         assert_eq!(timers.take_due(Mono(5)), None);
         assert!(timers.is_set(Deadline::Pad));
+        assert_eq!(timers.at(Deadline::Pad), Some(Mono(9)));
+        assert_eq!(timers.at(Deadline::Ping), None);
         timers.clear(Deadline::Pad);
         assert_eq!(timers.earliest(), None);
     }

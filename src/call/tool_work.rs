@@ -81,6 +81,7 @@ impl Call {
             return false;
         }
         if self.tool_work.ending.is_some_and(|at| at <= now.mono) {
+            self.playback.advance(now.mono);
             self.end(EndReason::EndedByModel);
             return true;
         }
@@ -96,6 +97,18 @@ impl Call {
             if !self.playback.is_unheard() {
                 self.end(EndReason::EndedByModel);
             }
+        }
+    }
+
+    /// Whether the model has ended the call, and its goodbye is still to be heard.
+    pub(super) fn is_ended_by_model(&self) -> bool {
+        self.tool_work.ending.is_some()
+    }
+
+    /// Where the model has ended the call: at the latest then.
+    pub(super) fn end_by_model_at(&mut self, at: Mono) {
+        if let Some(ending) = &mut self.tool_work.ending {
+            *ending = at;
         }
     }
 

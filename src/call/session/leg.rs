@@ -398,8 +398,13 @@ impl Wires {
                 self.dialling = Some(place);
                 self.intents.push_back(Intent::Redial(place));
             }
-            Order::DropUpstream { reason } => {
-                let code = reason.close_code(Leg::Realtime);
+            Order::CancelDial => {
+                if self.dialling.take().is_some() {
+                    self.intents.push_back(Intent::CancelDial);
+                }
+            }
+            Order::Distrust => self.intents.push_back(Intent::Distrust),
+            Order::DropUpstream { reason, code } => {
                 let place = self.active.take();
                 self.close(place, code, reason.label(), now);
             }

@@ -403,8 +403,10 @@ impl Worker {
                 Self::touch(&mut self.touched, life);
             }
             ToWorker::Upstream { slot, leg, outcome } => {
-                // The call may have ended while the desk dialled: then the desk closes the leg, in order.
-                let Some(life) = self.table.find(slot).filter(|life| !life.reported_end) else {
+                // The call may have ended while the desk dialled, or given the dial up: then the desk closes the leg, in
+                // order.
+                let wanted = |life: &&mut Life| !life.reported_end && life.dialling;
+                let Some(life) = self.table.find(slot).filter(wanted) else {
                     if let Ok(upstream) = outcome {
                         self.shared.tell_desk(ToDesk::Discard { upstream });
                     }

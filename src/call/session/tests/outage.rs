@@ -4,6 +4,8 @@ use super::harness::*;
 use crate::call::fact::{EndReason, Fact, Leg};
 use crate::call::policy::{FirstSpeaker, OnModelUnavailable, Policy, Reconnect};
 use crate::call::session::{Closed, Setup};
+use crate::proto::realtime::settings::Settings;
+use crate::proto::realtime::tool::{Builtin, Tool};
 use crate::proto::ws::Role;
 use crate::proto::ws::writer::Kind;
 use std::sync::Arc;
@@ -16,9 +18,10 @@ const WORDS: [&str; 6] = [
     r#"{"type":"response.created","response":{"id":"resp_1"}}"#,
     r#"{"type":"response.output_audio_transcript.done","item_id":"a1","transcript":"At nine."}"#,
 ];
-const DONE: &str = r#"{"type":"response.done","response":{"id":"resp_1","status":"completed"}}"#;
+pub(super) const DONE: &str =
+    r#"{"type":"response.done","response":{"id":"resp_1","status":"completed"}}"#;
 
-fn patient(change: impl FnOnce(&mut Policy)) -> Pair {
+pub(super) fn patient(change: impl FnOnce(&mut Policy)) -> Pair {
     let mut policy = Policy {
         reconnect: Reconnect::default(),
         ..Policy::default()
@@ -26,6 +29,10 @@ fn patient(change: impl FnOnce(&mut Policy)) -> Pair {
     change(&mut policy);
     let mut pair = Pair::with(Setup {
         policy: Arc::new(policy),
+        settings: Arc::new(Settings {
+            tools: Builtin::ALL.map(Tool::builtin).to_vec(),
+            ..Settings::default()
+        }),
         ..setup()
     });
     pair.carrier(START);
@@ -38,7 +45,7 @@ fn patient(change: impl FnOnce(&mut Policy)) -> Pair {
 }
 
 /// One turn, asked and answered.
-fn talk(pair: &mut Pair) {
+pub(super) fn talk(pair: &mut Pair) {
     for event in WORDS {
         pair.newest(event);
     }
@@ -47,7 +54,7 @@ fn talk(pair: &mut Pair) {
 }
 
 /// Events of these types on the connection that was dialled last.
-fn told(pair: &mut Pair) -> Vec<String> {
+pub(super) fn told(pair: &mut Pair) -> Vec<String> {
     let place = pair.place;
     let texts = pair.peer(place).texts();
     let kinds = texts.iter().filter(|text| !text.contains("buffer.append"));
@@ -63,7 +70,7 @@ fn told(pair: &mut Pair) -> Vec<String> {
         .collect()
 }
 
-fn again(pair: &mut Pair) {
+pub(super) fn again(pair: &mut Pair) {
     pair.pass(4_000);
     assert_eq!(pair.dials, 1);
     pair.connect();
@@ -321,7 +328,7 @@ fn a_caller_who_hangs_up_in_an_outage_ends_the_call() {
 }
 
 /// The echo of a session that ends `secs` after the harness's clock began.
-fn updated(secs: u64) -> String {
+pub(super) fn updated(secs: u64) -> String {
     UPDATED.replace(
         r#""id":"sess_1""#,
         &format!(r#""id":"sess_1","expires_at":{}"#, 1_700_000_000 + secs),
@@ -329,7 +336,7 @@ fn updated(secs: u64) -> String {
 }
 
 /// A ready call whose session ends in an hour, at the moment when the second one is dialled.
-fn aging() -> Pair {
+pub(super) fn aging() -> Pair {
     let mut pair = Pair::with(Setup {
         policy: Arc::new(Policy::default()),
         ..setup()
