@@ -1,4 +1,4 @@
-//! Labels and sums.
+//! Labels of drops and violations, sums, and the close codes of ends.
 
 use super::*;
 
