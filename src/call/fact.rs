@@ -1,7 +1,7 @@
 //! What a call reports, and how it ended.
 
 use super::marks::MarkName;
-use super::policy::OnModelUnavailable;
+pub use super::policy::OnModelUnavailable;
 pub use super::trace::{Turn, TurnSummary};
 use crate::base::id::{CallId, CallSid, ItemId, ResponseId, StreamSid};
 use crate::base::route::StreamMode;

@@ -1,4 +1,4 @@
-//! Labels of drops and violations, sums, and the close codes of ends.
+//! Labels are distinct, counts add up, close codes follow from reasons.
 
 use super::*;
 
