@@ -1,5 +1,7 @@
 //! Who speaks first, and what the agent is asked to say on its own account. Core; part of `Call`.
 
+#[cfg(feature = "planted-bugs")]
+use super::planted::{self, Planted};
 use super::policy::{FirstSpeaker, instructions};
 use super::responses::{Want, Why};
 use super::state::Phase;
@@ -23,7 +25,13 @@ impl Call {
     /// The first session is ready.
     pub(super) fn begin(&mut self, now: Now, out: &mut impl Output) {
         match self.policy.first_speaker {
-            FirstSpeaker::Agent => self.respond(Why::Greeting, &Wish::Greeting, now, out),
+            FirstSpeaker::Agent => {
+                self.respond(Why::Greeting, &Wish::Greeting, now, out);
+                #[cfg(feature = "planted-bugs")]
+                if planted::is(Planted::GreetingTwice) {
+                    self.respond(Why::Greeting, &Wish::Greeting, now, out);
+                }
+            }
             // Already due: the set-up took longer than the agent was to wait.
             FirstSpeaker::AfterMs(_) if !self.timers.is_set(Deadline::FirstWords) => {
                 self.on_first_words(now, out);
@@ -44,6 +52,10 @@ impl Call {
 
     /// `Deadline::FirstWords`: the caller has said nothing. Before the session is ready `begin` does it.
     pub(super) fn on_first_words(&mut self, now: Now, out: &mut impl Output) {
+        #[cfg(feature = "planted-bugs")]
+        if planted::is(Planted::GreetingIntoSpeech) {
+            self.anyone_spoke = false;
+        }
         if self.phase == Phase::Ready && !self.anyone_spoke {
             self.respond(Why::Greeting, &Wish::Greeting, now, out);
         }

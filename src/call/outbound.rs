@@ -296,6 +296,26 @@ impl Call {
         self.release_early(out);
     }
 
+    /// Audio on a connection that is being left, or is not the call's yet: counted, and not played.
+    pub fn handle_left_audio(&mut self, delta: &AudioDelta<'_>) {
+        if self.phase.is_ended() {
+            return;
+        }
+        #[cfg(feature = "planted-bugs")]
+        if planted::is(planted::Planted::LeftAudioUncounted) {
+            return;
+        }
+        if !base64::is_valid(&delta.delta) {
+            self.stats.drop(Drop::BadBase64);
+            return;
+        }
+        let bytes = base64::decoded_len(&delta.delta) as u64;
+        self.stats.outbound_frames += 1;
+        self.stats.outbound_bytes += bytes;
+        self.stats.outbound_bytes_dropped += bytes;
+        self.stats.drop(Drop::LateDelta);
+    }
+
     /// The hot path, model to caller.
     pub(super) fn on_delta(&mut self, delta: &AudioDelta<'_>, now: Now, out: &mut impl Output) {
         if !base64::is_valid(&delta.delta) {

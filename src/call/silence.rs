@@ -7,6 +7,8 @@
 
 use super::greeting::Wish;
 use super::outbox::Class;
+#[cfg(feature = "planted-bugs")]
+use super::planted::{self, Planted};
 use super::policy::{Dtmf, Silence};
 use super::responses::Why;
 use super::state::Phase;
@@ -204,6 +206,10 @@ impl Call {
             && !self.speech_open
             && !self.responses.is_busy()
             && self.farewell.is_none();
+        #[cfg(feature = "planted-bugs")]
+        if silent && planted::is(Planted::NudgeTooEarly) {
+            self.quiet.go_on(now.mono, now.mono);
+        }
         if silent {
             self.quiet
                 .go_on(self.playback.silent_at(now.mono), now.mono);
@@ -234,6 +240,10 @@ impl Call {
         }
         self.quiet.nudging = true;
         self.facts.push_back(Fact::Nudged { stage });
+        #[cfg(feature = "planted-bugs")]
+        if planted::is(Planted::NudgeForgotten) {
+            return;
+        }
         let text = match stage {
             1 => &silence.nudge_text,
             _ => &silence.second_nudge_text,
@@ -264,11 +274,19 @@ impl Call {
                 self.policy.duration_warning_secs
             );
             self.item(NewItem::SystemText(&text), out);
+            #[cfg(feature = "planted-bugs")]
+            if planted::is(Planted::WarningTwice) {
+                self.item(NewItem::SystemText(&text), out);
+            }
         }
     }
 
     /// `Deadline::Duration`.
     pub(super) fn on_duration(&mut self, now: Now, out: &mut impl Output) {
+        #[cfg(feature = "planted-bugs")]
+        if planted::is(Planted::DurationForgotten) {
+            return;
+        }
         self.say_goodbye(EndReason::MaxDuration, DURATION_TEXT, now, out);
     }
 
@@ -294,6 +312,8 @@ impl Call {
     /// Ends the call once what is being said was heard.
     pub(super) fn end_once_heard(&mut self, reason: EndReason, now: Now) {
         let said = !self.responses.is_busy();
+        #[cfg(feature = "planted-bugs")]
+        let said = said || planted::is(Planted::GoodbyeUnsaid);
         self.farewell = Some(Farewell { reason, said });
         let at = match said {
             true => self.playback.silent_at(now.mono) + MARK_GRACE,
@@ -351,8 +371,17 @@ impl Call {
             return;
         }
         let keys = std::mem::take(&mut self.keys);
+        #[cfg(feature = "planted-bugs")]
+        let keys = match planted::is(Planted::KeyLost) && keys.len() > 1 {
+            true => keys[1..].to_owned(),
+            false => keys,
+        };
         let text = format!("The caller pressed {keys}.");
         self.item(NewItem::UserText(&text), out);
+        #[cfg(feature = "planted-bugs")]
+        if planted::is(Planted::KeysTwice) {
+            self.item(NewItem::UserText(&text), out);
+        }
         self.history.user_text(&text);
         self.respond(Why::Text, &Wish::Answer, now, out);
     }

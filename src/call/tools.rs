@@ -19,6 +19,8 @@
 mod tests;
 
 use super::fact::Fact;
+#[cfg(feature = "planted-bugs")]
+use super::planted::{self, Planted};
 use super::policy::ToolLimits;
 use crate::base::id::{Inline, ResponseId};
 use crate::base::time::{Mono, Now};
@@ -451,6 +453,16 @@ impl ToolBox {
             ),
             ToolKind::Http(http) => {
                 let expires = now.mono + time_allowed(http);
+                #[cfg(feature = "planted-bugs")]
+                if planted::is(Planted::ToolAskedTwice) {
+                    self.requests.push_back(ToolCall {
+                        tool_call_id: id,
+                        name: tool.name.clone(),
+                        tool: http.clone(),
+                        arguments: arguments.to_owned(),
+                        expires,
+                    });
+                }
                 self.requests.push_back(ToolCall {
                     tool_call_id: id,
                     name: tool.name.clone(),
@@ -572,6 +584,11 @@ impl ToolBox {
                         succeeded(json!({"ok": true}))
                     };
                 }
+            }
+            #[cfg(feature = "planted-bugs")]
+            if planted::is(Planted::OutputsUnordered) {
+                let calls = round.calls.make_contiguous();
+                calls.sort_by_key(|open| !matches!(open.state, State::Ready { .. }));
             }
             while let Some(Open {
                 state: State::Ready { .. },
