@@ -6,6 +6,7 @@ use super::outbox::Class;
 #[cfg(feature = "planted-bugs")]
 use super::planted;
 use super::playback::{Place, Standing};
+use super::responses::Why;
 use super::state::Phase;
 use super::timer::Deadline;
 use super::upstream::UPDATE_EVENT_ID;
@@ -112,8 +113,8 @@ impl Call {
             } => {
                 let id = response(response_id.as_deref());
                 let (news, event) = self.responses.on_done(id);
-                self.send_create(event, now, out);
                 if !news {
+                    self.send_create(event, now, out);
                     self.stats.responses_repeated += 1;
                     return;
                 }
@@ -133,8 +134,13 @@ impl Call {
                         detail: detail.map(|text| text.into_owned()),
                     });
                 }
-                // Last: a tool may end the call, and nothing is reported behind its end.
-                self.on_tools_done(response_id.as_deref(), cancelled, now, out);
+                // Last: a tool may end the call, and nothing is reported behind its end. What is asked for next reads the
+                // answers of this response's tools, so it goes behind them.
+                let asks = event.is_some() && self.responses.is_asked(Why::Tools);
+                self.on_tools_done(response_id.as_deref(), cancelled, asks, now, out);
+                if !self.phase.is_ended() {
+                    self.send_create(event, now, out);
+                }
             }
             ServerEvent::OutputTranscriptDelta { item_id, delta, .. } => {
                 if let Some(item_id) = item(item_id.as_deref()) {
@@ -460,6 +466,9 @@ impl Call {
         match self.cuts.on_error(code, message, event_id) {
             None => {
                 let event = self.responses.on_error(code, event_id);
+                if code == Some("conversation_already_has_active_response") {
+                    self.forget_nudge();
+                }
                 self.send_create(event, now, out);
             }
             Some(refused) => {

@@ -110,6 +110,11 @@ impl Responses {
         self.waiting.iter().chain(&self.asked).any(|w| w.why == why)
     }
 
+    /// Whether one of this kind is in the slot unanswered.
+    pub fn is_asked(&self, why: Why) -> bool {
+        self.asked.as_ref().is_some_and(|want| want.why == why)
+    }
+
     /// The server says that a response began.
     pub fn on_created(&mut self, id: Option<ResponseId>, tag: Option<&str>) {
         if id.is_some() && id == self.last_done {
@@ -117,10 +122,15 @@ impl Responses {
         }
         // Ours when it carries our word. One without may be the server's own, and then ours is about to be refused, so
         // the wish is kept until this one is done.
-        if tag.is_some() {
-            self.asked = None;
-            self.unsure = None;
+        if let Some(tag) = tag {
             self.echoes = true;
+            let is = |want: &Want| want.why.label() == tag;
+            let late = self.unsure.as_ref().is_some_and(|(want, _)| is(want));
+            self.unsure = None;
+            // The one that was taken for answered may be answered only now, and then the newer is still to be.
+            if !late || self.asked.as_ref().is_none_or(is) {
+                self.asked = None;
+            }
         }
         self.slot = Slot::Active(id);
         self.cancelled = false;

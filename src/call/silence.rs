@@ -150,7 +150,8 @@ impl Call {
                 }
                 self.quiet.nudging = false;
             }
-            ServerEvent::AudioDelta(_) => {
+            // Before the session is confirmed it is noise, and not played.
+            ServerEvent::AudioDelta(_) if self.phase == Phase::Ready => {
                 self.anyone_spoke = true;
                 if !self.quiet.nudging {
                     self.quiet.begin_anew();
@@ -205,6 +206,7 @@ impl Call {
         let silent = self.phase == Phase::Ready
             && !self.speech_open
             && !self.responses.is_busy()
+            && !self.is_ending()
             && self.farewell.is_none();
         #[cfg(feature = "planted-bugs")]
         if silent && planted::is(Planted::NudgeTooEarly) {
@@ -229,7 +231,8 @@ impl Call {
         let Some((stage, at)) = self.quiet.next(silence) else {
             return;
         };
-        if at > now.mono || self.phase != Phase::Ready {
+        // The agent may have been asked for something since this was set: then nobody is silent.
+        if at > now.mono || self.phase != Phase::Ready || self.is_busy(now) {
             self.watch_silence(now);
             return;
         }
@@ -250,6 +253,12 @@ impl Call {
         };
         self.respond(Why::Nudge, &Wish::Say(text.clone()), now, out);
         self.watch_silence(now);
+    }
+
+    /// A nudge that is refused because the model has begun to speak by itself is one too many.
+    pub(super) fn forget_nudge(&mut self) {
+        self.responses.withdraw(Why::Nudge);
+        self.quiet.nudging = false;
     }
 
     /// `start` has come: the call's longest duration counts from here.

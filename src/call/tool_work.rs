@@ -58,14 +58,19 @@ impl Call {
         }
     }
 
+    /// A response is done. `asks`: a response for answers of tools is about to be asked for, and serves these as well.
     pub(super) fn on_tools_done(
         &mut self,
         response_id: Option<&str>,
         cancelled: bool,
+        asks: bool,
         now: Now,
         out: &mut impl Output,
     ) {
         self.tools.handle_response_done(response_id, cancelled, now);
+        if asks {
+            self.tools.forget_wish();
+        }
         #[cfg(feature = "planted-bugs")]
         if planted::is(Planted::ToolsTooEarly) && self.tools.is_working() && !cancelled {
             let (why, instructions) = (Why::Tools, None);
@@ -110,6 +115,11 @@ impl Call {
                 self.end(EndReason::EndedByModel);
             }
         }
+    }
+
+    /// Whether the model has ended the call, and only its goodbye is still to be heard.
+    pub(super) fn is_ending(&self) -> bool {
+        self.tool_work.ending.is_some()
     }
 
     /// The caller spoke into the goodbye: the call goes on, and the model may end it again.
@@ -171,6 +181,17 @@ impl Call {
     /// Tones for the caller's side, behind the audio that is already queued: on the same way as the model's audio, as
     /// an item without a name, so that a caller who speaks cuts them like any other.
     fn play_keys(&mut self, digits: &dtmf::Digits, now: Now, out: &mut impl Output) {
+        // On a run of their own on the ledger's line: in mid-answer they are no part of what the model says.
+        self.playback.advance(now.mono);
+        #[cfg(feature = "planted-bugs")]
+        let begun =
+            planted::is(Planted::TonesOfTheModels) || self.playback.begin(None, None, TONES);
+        #[cfg(not(feature = "planted-bugs"))]
+        let begun = self.playback.begin(None, None, TONES);
+        if !begun {
+            self.note("Too much waits to be heard: keys are not played.".to_owned());
+            return;
+        }
         let mut tones = Vec::new();
         dtmf::tones_into(digits, &mut tones);
         for chunk in tones.chunks(TONE_CHUNK_BYTES) {
@@ -185,5 +206,6 @@ impl Call {
             self.on_delta(&delta, now, out);
         }
         self.end_item(now, out);
+        self.playback.on_item_done(None, TONES);
     }
 }

@@ -366,6 +366,12 @@ impl ToolBox {
         self.last_done = None;
     }
 
+    /// A response that is asked for already serves what has been answered.
+    pub fn forget_wish(&mut self) {
+        self.actions
+            .retain(|action| *action != ToolAction::WantResponse);
+    }
+
     /// Whether a call of a tool is still to be answered.
     pub fn is_working(&self) -> bool {
         !self.rounds.is_empty()

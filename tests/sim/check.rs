@@ -132,6 +132,8 @@ struct Connection {
     echoes: bool,
     speech_open: bool,
     keys_told: usize,
+    /// It refused a response because of one that nobody knows.
+    active_unknown: bool,
     pings: BTreeMap<Vec<u8>, u64>,
 }
 
@@ -319,6 +321,7 @@ impl Judge {
                 let connection = &mut self.at[place];
                 connection.active = Some((id.clone(), self.step));
                 connection.active_tag = tag.clone();
+                connection.active_unknown = false;
                 connection.echoes |= tag.is_some();
                 // One of the server's own does not answer ours, as far as the relay can know.
                 if tag.is_some() || !connection.echoes {
@@ -338,7 +341,9 @@ impl Judge {
                 {
                     connection.active = None;
                     connection.active_tag = None;
+                    connection.active_unknown = false;
                 } else if connection.active.is_none() {
+                    connection.active_unknown = false;
                     // Without its `response.created`: the relay may take it for the answer to what it asked.
                     connection.creates.clear();
                 }
@@ -346,6 +351,7 @@ impl Judge {
             }
             Note::CreateRefused => {
                 connection.creates.clear();
+                connection.active_unknown = connection.active.is_none();
                 let tag = connection.last_create.clone();
                 self.talk_refused(&tag);
             }
@@ -518,7 +524,7 @@ impl Judge {
     /// A wake-up is over: all that it had to say and could say was said.
     pub fn end_step(&mut self, carrier_blocked: bool, model_blocked: [bool; 2]) {
         let blocked = self.current.is_none_or(|at| model_blocked[at]);
-        self.talk_settled(blocked);
+        self.talk_settled(blocked, carrier_blocked);
         if !carrier_blocked {
             self.known_at_speech.clear();
         }

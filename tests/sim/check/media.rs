@@ -94,7 +94,7 @@ impl Judge {
             );
             match self.again {
                 // A few bytes are found anywhere, and what had to wait may belong to an earlier clear.
-                _ if late || len < 16 => {}
+                _ if late || len < 16 || owner.tones => {}
                 None => {
                     self.resumes += 1;
                     self.resumed.push((self.clears as usize, item, start));
@@ -147,6 +147,14 @@ impl Judge {
     fn sent_before(&self, payload: &[u8]) -> Option<(usize, usize)> {
         if self.clears == 0 {
             return None;
+        }
+        // Where it is due, first: tones repeat themselves.
+        if let Some((n, start)) = self.again
+            && let Some(rest) = self.items[n].bytes.get(start..)
+            && rest.starts_with(payload)
+            && start + payload.len() <= self.items[n].sent
+        {
+            return Some((n, start));
         }
         self.items.iter().enumerate().rev().find_map(|(n, item)| {
             let sent = &item.bytes[..item.sent];

@@ -82,6 +82,7 @@ impl Judge {
             Note::Delta { .. } if current => {
                 let nudge = self.at[place].active_tag.as_deref() == Some("nudge");
                 talk.busy_until = now;
+                talk.spoke = true;
                 if !nudge {
                     self.on_voice();
                 }
@@ -228,7 +229,7 @@ impl Judge {
     }
 
     /// All that could be said in this step was said.
-    pub(super) fn talk_settled(&mut self, model_blocked: bool) {
+    pub(super) fn talk_settled(&mut self, model_blocked: bool, carrier_blocked: bool) {
         let now = self.now;
         if self.ended {
             return;
@@ -242,6 +243,7 @@ impl Judge {
         }
         if let Some((by, _)) = talk.ending
             && self.calm
+            && !carrier_blocked
         {
             assert!(
                 now <= by + 200_000,
@@ -255,7 +257,7 @@ impl Judge {
             return;
         }
         let here = &self.at[at];
-        let free = here.active.is_none() && here.creates.is_empty();
+        let free = here.active.is_none() && here.creates.is_empty() && !here.active_unknown;
         self.tools_settled(at, free);
         self.keys_settled(free);
         let started = talk.started.unwrap_or(now);
