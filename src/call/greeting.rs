@@ -50,6 +50,11 @@ impl Call {
         }
     }
 
+    /// Whether the first words are the caller's for a while yet: nothing that silence leads to comes before the agent's own.
+    pub(super) fn waits_to_begin(&self) -> bool {
+        !self.anyone_spoke && self.timers.is_set(Deadline::FirstWords)
+    }
+
     /// `Deadline::FirstWords`: the caller has said nothing. Before the session is ready `begin` does it.
     pub(super) fn on_first_words(&mut self, now: Now, out: &mut impl Output) {
         #[cfg(feature = "planted-bugs")]

@@ -465,7 +465,7 @@ impl Call {
     ) {
         match self.cuts.on_error(code, message, event_id) {
             None => {
-                let event = self.responses.on_error(code, event_id);
+                let event = self.responses.on_error(code, event_id, message);
                 if code == Some("conversation_already_has_active_response") {
                     self.forget_nudge();
                 }

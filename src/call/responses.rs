@@ -68,6 +68,15 @@ enum Slot {
     Active(Option<ResponseId>),
 }
 
+#[derive(Clone, Debug)]
+struct Unsure {
+    want: Want,
+    /// Of its event.
+    number: u64,
+    /// The response that was done.
+    by: Option<ResponseId>,
+}
+
 /// What the ids of our events of this kind begin with.
 const CREATE_ID: &str = "vr_create_";
 const CANCEL_ID: &str = "vr_cancel_";
@@ -81,9 +90,8 @@ pub struct Responses {
     waiting: VecDeque<Want>,
     /// The active one was cancelled by us.
     cancelled: bool,
-    /// Was asked for when a response without our word was done, with the number of its event: answered by that one, or still
-    /// to be refused.
-    unsure: Option<(Want, u64)>,
+    /// Was asked for when a response without our word was done: answered by that one, or still to be refused.
+    unsure: Option<Unsure>,
     /// The server says our word back, so a response without it is not ours. Learned from the first that does.
     echoes: bool,
     last_done: Option<ResponseId>,
@@ -125,7 +133,7 @@ impl Responses {
         if let Some(tag) = tag {
             self.echoes = true;
             let is = |want: &Want| want.why.label() == tag;
-            let late = self.unsure.as_ref().is_some_and(|(want, _)| is(want));
+            let late = self.unsure.as_ref().is_some_and(|unsure| is(&unsure.want));
             self.unsure = None;
             // The one that was taken for answered may be answered only now, and then the newer is still to be.
             if !late || self.asked.as_ref().is_none_or(is) {
@@ -158,23 +166,40 @@ impl Responses {
             return (true, None);
         }
         if let Some(want) = self.asked.take() {
-            self.unsure = Some((want, self.created));
+            self.unsure = Some(Unsure {
+                want,
+                number: self.created,
+                by: id,
+            });
         }
         self.free();
         (true, self.next())
     }
 
-    /// An error came. The event to send now; `None` also when it was none of ours.
-    pub fn on_error(&mut self, code: Option<&str>, event_id: Option<&str>) -> Option<String> {
+    /// An error came, which may say in words what was in the way. The event to send now; `None` also when it was none of
+    /// ours.
+    pub fn on_error(
+        &mut self,
+        code: Option<&str>,
+        event_id: Option<&str>,
+        message: Option<&str>,
+    ) -> Option<String> {
         let names_create = event_id.is_some_and(|id| id.starts_with(CREATE_ID));
         match code {
             Some("conversation_already_has_active_response") => {
-                let of_unsure = |&mut (_, number): &mut (Want, u64)| match event_id {
-                    Some(id) => id.strip_prefix(CREATE_ID) == Some(number.to_string().as_str()),
-                    None => self.asked.is_none(),
+                // The error often names no event, but always the response that was in the way.
+                let names =
+                    |by: &ResponseId| message.is_some_and(|text| text.contains(by.as_str()));
+                let of_unsure = |unsure: &mut Unsure| match event_id {
+                    Some(id) => {
+                        id.strip_prefix(CREATE_ID) == Some(unsure.number.to_string().as_str())
+                    }
+                    None => self.asked.is_none() || unsure.by.as_ref().is_some_and(names),
                 };
-                let refused = match self.unsure.take_if(of_unsure) {
-                    Some((want, _)) => Some(want),
+                let older = self.unsure.take_if(of_unsure);
+                let newer_is_out = older.is_some() && self.slot == Slot::Requested;
+                let refused = match older {
+                    Some(unsure) => Some(unsure.want),
                     None => self.asked.take(),
                 };
                 if let Some(want) = refused
@@ -182,7 +207,7 @@ impl Responses {
                 {
                     self.waiting.push_front(want);
                 }
-                if !matches!(self.slot, Slot::Active(_)) {
+                if !matches!(self.slot, Slot::Active(_)) && !newer_is_out {
                     self.slot = Slot::Active(None);
                 }
                 None

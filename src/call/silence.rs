@@ -207,6 +207,7 @@ impl Call {
             && !self.speech_open
             && !self.responses.is_busy()
             && !self.is_ending()
+            && !self.waits_to_begin()
             && self.farewell.is_none();
         #[cfg(feature = "planted-bugs")]
         if silent && planted::is(Planted::NudgeTooEarly) {

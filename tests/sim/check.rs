@@ -55,7 +55,11 @@ pub enum Note {
     /// The caller pressed a key.
     Key(char),
     /// An answer to `response.create` that refuses it.
-    CreateRefused,
+    CreateRefused {
+        tag: String,
+        /// Our `event_id`.
+        create: String,
+    },
     TruncateRefused,
     Ping(Vec<u8>),
 }
@@ -126,14 +130,16 @@ struct Connection {
     active_tag: Option<String>,
     /// What was asked for and not answered, by our word.
     creates: Vec<String>,
-    /// The last word that was sent.
-    last_create: String,
+    /// What the server has neither made nor refused, by our `event_id` and word.
+    outstanding: Vec<(String, String)>,
     /// It has said our word back.
     echoes: bool,
     speech_open: bool,
     keys_told: usize,
     /// It refused a response because of one that nobody knows.
     active_unknown: bool,
+    /// A response was done that nobody knew, while one was asked for: it may be the answer, and nobody can tell.
+    unsure: bool,
     pings: BTreeMap<Vec<u8>, u64>,
 }
 
@@ -322,6 +328,9 @@ impl Judge {
                 connection.active = Some((id.clone(), self.step));
                 connection.active_tag = tag.clone();
                 connection.active_unknown = false;
+                let mut made = connection.outstanding.iter();
+                let made = made.position(|(_, asked)| Some(asked) == tag.as_ref());
+                connection.outstanding.drain(..made.map_or(0, |n| n + 1));
                 connection.echoes |= tag.is_some();
                 // One of the server's own does not answer ours, as far as the relay can know.
                 if tag.is_some() || !connection.echoes {
@@ -343,17 +352,18 @@ impl Judge {
                     connection.active_tag = None;
                     connection.active_unknown = false;
                 } else if connection.active.is_none() {
+                    connection.unsure |= !connection.outstanding.is_empty();
                     connection.active_unknown = false;
                     // Without its `response.created`: the relay may take it for the answer to what it asked.
                     connection.creates.clear();
                 }
                 return;
             }
-            Note::CreateRefused => {
+            Note::CreateRefused { tag, create } => {
                 connection.creates.clear();
                 connection.active_unknown = connection.active.is_none();
-                let tag = connection.last_create.clone();
-                self.talk_refused(&tag);
+                connection.outstanding.retain(|(id, _)| id != create);
+                self.talk_refused(tag, create);
             }
             Note::Call(n) => self.on_call(*n, place),
             Note::Key(digit) => self.on_key(*digit),
@@ -447,7 +457,8 @@ impl Judge {
                 );
                 let tag = &event["response"]["metadata"]["voxrelay"];
                 let tag = tag.as_str().expect("ours says so").to_owned();
-                self.at[at].last_create.clone_from(&tag);
+                let id = string(&event, "event_id").to_owned();
+                self.at[at].outstanding.push((id, tag.clone()));
                 self.at[at].creates.push(tag);
                 self.talk_create(at, &event, late);
             }

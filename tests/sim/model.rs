@@ -622,12 +622,15 @@ impl Model {
             "response.create" => {
                 if let Some(active) = &self.active {
                     let id = self.response_id(active.number);
-                    let event = json!({"type": "error", "event_id": "event_e", "error": {
+                    let tag = event["response"]["metadata"]["voxrelay"].as_str();
+                    let tag = tag.unwrap_or_default().to_owned();
+                    let create = event["event_id"].as_str().unwrap_or_default().to_owned();
+                    let refusal = json!({"type": "error", "event_id": "event_e", "error": {
                         "type": "invalid_request_error",
                         "code": "conversation_already_has_active_response",
                         "message": format!("Conversation already has an active response in progress: {id}. Wait until the response is finished before creating a new one."),
                         "param": null, "event_id": null}});
-                    self.send(out, &event, Note::CreateRefused);
+                    self.send(out, &refusal, Note::CreateRefused { tag, create });
                 } else {
                     let metadata = event.get("response").and_then(|r| r.get("metadata"));
                     self.begin(metadata.cloned(), now, judge, out);

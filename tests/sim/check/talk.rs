@@ -122,9 +122,7 @@ impl Judge {
     pub(super) fn on_end_call(&mut self) {
         let by = self.now.max(self.talk.audio_until) + MARKS_WAIT;
         let by = by.min(self.now + GOODBYE_MAX);
-        if self.talk.ending.is_none() {
-            self.talk.ending = Some((by, self.talk.sent));
-        }
+        self.talk.ending = Some((by, self.talk.sent));
     }
 
     /// A `response.create` that carries our word.
@@ -196,8 +194,8 @@ impl Judge {
                     ),
                 }
             }
-            "tools" => self.on_tools_create(at),
-            "text" => self.on_text_create(),
+            "tools" => self.on_tools_create(at, event),
+            "text" => self.on_text_create(at),
             "owed" => assert!(self.at[at].number > 1, "a first session owes nothing"),
             other => panic!("{other} is not a word of ours"),
         }
@@ -205,11 +203,11 @@ impl Judge {
     }
 
     /// A `response.create` was refused, so its wish stands.
-    pub(super) fn talk_refused(&mut self, tag: &str) {
+    pub(super) fn talk_refused(&mut self, tag: &str, create: &str) {
         match tag {
             "greeting" => self.talk.greetings = 0,
             "nudge" => self.talk.stage = self.talk.stage.saturating_sub(1),
-            "tools" => self.on_tools_refused(),
+            "tools" => self.on_tools_refused(create),
             "text" => self.on_text_refused(),
             _ => {}
         }
@@ -257,7 +255,10 @@ impl Judge {
             return;
         }
         let here = &self.at[at];
-        let free = here.active.is_none() && here.creates.is_empty() && !here.active_unknown;
+        let free = here.active.is_none()
+            && here.outstanding.is_empty()
+            && !here.active_unknown
+            && !here.unsure;
         self.tools_settled(at, free);
         self.keys_settled(free);
         let started = talk.started.unwrap_or(now);
@@ -272,7 +273,7 @@ impl Judge {
         };
         // An outage before the first words makes them an answer that is owed.
         assert!(
-            !greets || talk.greetings > 0 || here.number > 1,
+            !greets || talk.greetings > 0 || here.number > 1 || !free,
             "the agent was to begin"
         );
         let warns =
@@ -286,7 +287,11 @@ impl Judge {
         );
         let silent = free && !here.speech_open && talk.goodbye.is_none() && talk.ending.is_none();
         if silent && self.calm && here.number == 1 && !talk.crossed && !talk.lone_done {
-            let since = talk.busy_until.max(talk.audio_until).max(ready);
+            let first = match self.terms.first {
+                FirstSpeaker::AfterMs(ms) => started + u64::from(ms) * 1_000,
+                _ => 0,
+            };
+            let since = talk.busy_until.max(talk.audio_until).max(ready).max(first);
             for (n, &stage) in self.terms.stages.iter().enumerate() {
                 assert!(
                     stage == 0 || talk.stage > n || now <= since + stage + EAR,

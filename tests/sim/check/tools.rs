@@ -53,8 +53,8 @@ struct Round {
     calls: Vec<usize>,
     /// The response is done; whether it was cancelled.
     done: Option<bool>,
-    /// The response that was asked for on its account, by number.
-    served: Option<u32>,
+    /// What asked for a response on its account.
+    served: Option<String>,
 }
 
 #[derive(Default)]
@@ -64,7 +64,6 @@ pub struct Tools {
     /// Calls that a later session was told of.
     told: BTreeSet<(u32, String)>,
     outputs: BTreeSet<(u32, String)>,
-    creates: u32,
 }
 
 impl Judge {
@@ -224,9 +223,8 @@ impl Judge {
     }
 
     /// A response is asked for on account of answers.
-    pub(super) fn on_tools_create(&mut self, at: usize) {
+    pub(super) fn on_tools_create(&mut self, at: usize, event: &Map<String, Value>) {
         let connection = self.at[at].number;
-        self.tools.creates += 1;
         let mut served = false;
         for round in &mut self.tools.rounds {
             let calls = &self.tools.calls;
@@ -236,18 +234,18 @@ impl Judge {
                 && (round.is_due(calls) && answered || round.connection < connection);
             if due {
                 served = true;
-                round.served = Some(self.tools.creates);
+                round.served = Some(string(event, "event_id").to_owned());
             }
         }
         assert!(
-            served,
+            served || self.at[at].unsure,
             "a response is asked for, and no answer is new or one is still to come"
         );
     }
 
-    pub(super) fn on_tools_refused(&mut self) {
+    pub(super) fn on_tools_refused(&mut self, create: &str) {
         for round in &mut self.tools.rounds {
-            if round.served == Some(self.tools.creates) {
+            if round.served.as_deref() == Some(create) {
                 round.served = None;
             }
         }
