@@ -467,7 +467,7 @@ impl Call {
             None => {
                 let event = self.responses.on_error(code, event_id, message);
                 if code == Some("conversation_already_has_active_response") {
-                    self.forget_nudge();
+                    self.forget_openings();
                 }
                 self.send_create(event, now, out);
             }

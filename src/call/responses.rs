@@ -75,6 +75,8 @@ struct Unsure {
     number: u64,
     /// The response that was done.
     by: Option<ResponseId>,
+    /// Nobody had said that it began.
+    lone: bool,
 }
 
 /// What the ids of our events of this kind begin with.
@@ -133,10 +135,10 @@ impl Responses {
         if let Some(tag) = tag {
             self.echoes = true;
             let is = |want: &Want| want.why.label() == tag;
-            let late = self.unsure.as_ref().is_some_and(|unsure| is(&unsure.want));
-            self.unsure = None;
-            // The one that was taken for answered may be answered only now, and then the newer is still to be.
-            if !late || self.asked.as_ref().is_none_or(is) {
+            // The older one is answered only now: the response that was done carried no word, so it was not ours. Where nobody
+            // had announced that, it may have been; then the newer is answered, where both are of a kind.
+            let older = self.unsure.take().filter(|unsure| is(&unsure.want));
+            if older.is_none_or(|unsure| unsure.lone && self.is_asked(unsure.want.why)) {
                 self.asked = None;
             }
         }
@@ -170,6 +172,7 @@ impl Responses {
                 want,
                 number: self.created,
                 by: id,
+                lone: self.slot == Slot::Requested,
             });
         }
         self.free();

@@ -256,8 +256,9 @@ impl Call {
         self.watch_silence(now);
     }
 
-    /// A nudge that is refused because the model has begun to speak by itself is one too many.
-    pub(super) fn forget_nudge(&mut self) {
+    /// The model has begun to speak by itself, and what we asked for is refused: a greeting and a nudge would come behind it.
+    pub(super) fn forget_openings(&mut self) {
+        self.responses.withdraw(Why::Greeting);
         self.responses.withdraw(Why::Nudge);
         self.quiet.nudging = false;
     }

@@ -196,7 +196,7 @@ impl Carrier {
             out.push(self.mark(&name));
         }
         if now >= self.script.ends_at {
-            self.end(out);
+            self.end(judge, out);
             return;
         }
         while self.next_at <= now && !self.closed {
@@ -345,7 +345,7 @@ impl Carrier {
         self.text(text, Note::Other)
     }
 
-    fn end(&mut self, out: &mut Vec<Outgoing>) {
+    fn end(&mut self, judge: &mut Judge, out: &mut Vec<Outgoing>) {
         self.gone = true;
         if self.script.goes == Goes::StopAndClose && self.begun == 2 && self.script.starts {
             let text = format!(
@@ -361,7 +361,10 @@ impl Carrier {
             }
             Goes::Eof => self.acts.push(Act::Eof),
             Goes::Reset => self.acts.push(Act::Reset),
-            Goes::Vanishes => self.acts.push(Act::Vanish),
+            Goes::Vanishes => {
+                judge.vanished = true;
+                self.acts.push(Act::Vanish);
+            }
         }
     }
 

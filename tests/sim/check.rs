@@ -168,6 +168,8 @@ pub struct Judge {
     pub items: Vec<Item>,
     /// Both directions at the carrier are calm, marks come back faithfully, stamps are even.
     calm: bool,
+    /// The carrier takes nothing any more, and does not say so.
+    pub vanished: bool,
     /// Every stamp is where its audio belongs.
     even_stamps: bool,
     /// The barge-in of this call is on, without guard or second thoughts.

@@ -162,7 +162,7 @@ impl Judge {
                     late || now + A_LITTLE >= since + self.terms.stages[stage],
                     "a nudge comes before its silence"
                 );
-                if !late && self.calm {
+                if !late && self.calm && !self.vanished {
                     assert!(!self.at[at].speech_open, "a nudge into the caller's words");
                     assert!(
                         now + EAR >= talk.audio_until,
@@ -205,7 +205,6 @@ impl Judge {
     /// A `response.create` was refused, so its wish stands.
     pub(super) fn talk_refused(&mut self, tag: &str, create: &str) {
         match tag {
-            "greeting" => self.talk.greetings = 0,
             "nudge" => self.talk.stage = self.talk.stage.saturating_sub(1),
             "tools" => self.on_tools_refused(create),
             "text" => self.on_text_refused(),
