@@ -138,7 +138,9 @@ struct Connection {
     keys_told: usize,
     /// It refused a response because of one that nobody knows.
     active_unknown: bool,
-    /// A response was done that nobody knew, while one was asked for: it may be the answer, and nobody can tell.
+    /// Responses that were begun or done.
+    known: BTreeSet<String>,
+    /// A response was done that may have been the answer to what was asked for, or not.
     unsure: bool,
     pings: BTreeMap<Vec<u8>, u64>,
 }
@@ -207,6 +209,8 @@ pub struct Judge {
     interrupts: bool,
     /// An interruption may be taken back: what was cleared is sent again, from where it was heard.
     reversible: bool,
+    /// What was sent, in order: item, start and length.
+    line: Vec<(usize, usize, usize)>,
     /// Where the next piece that is sent again must begin.
     again: Option<(usize, usize)>,
     /// The first piece that was sent again after a clear.
@@ -329,6 +333,7 @@ impl Judge {
                 let connection = &mut self.at[place];
                 connection.active = Some((id.clone(), self.step));
                 connection.active_tag = tag.clone();
+                connection.known.insert(id.clone());
                 connection.active_unknown = false;
                 let mut made = connection.outstanding.iter();
                 let made = made.position(|(_, asked)| Some(asked) == tag.as_ref());
@@ -344,19 +349,29 @@ impl Judge {
                 self.on_round_done(place, id, *cancelled);
                 self.talk_delivered(place, note);
                 let connection = &mut self.at[place];
-
                 if connection
                     .active
                     .as_ref()
                     .is_some_and(|(active, _)| active == id)
                 {
+                    // A server that has never said our word back may have meant ours: of two that are out, nobody can tell then
+                    // which one a refusal is of.
+                    connection.unsure |= !connection.echoes && !connection.outstanding.is_empty();
                     connection.active = None;
                     connection.active_tag = None;
                     connection.active_unknown = false;
-                } else if connection.active.is_none() {
+                } else if connection.active.is_none() && connection.known.insert(id.clone()) {
+                    // A response that nobody announced is done, while one is asked for. The reference knows that order: our
+                    // `response.create`, the caller speaks, `response.done` (cancelled), and no `response.created` between
+                    // ("Barge-in while generating"). Nothing tells it from one of the server's own that was cancelled as early.
+                    // Taken for the answer, the slot is free and the next wish goes out. Was it none, then the older create
+                    // comes first on the wire: the server makes that one and refuses the newer, whose wish is kept and goes
+                    // out again when that is done; or it makes both, one after the other. So there are never two responses,
+                    // and at worst one create too many. Not taken for it, the agent would be mute until the deadline of ten
+                    // seconds each time that a caller speaks into the first moment of an answer. Once for each such
+                    // response: its `response.done` a second time is no answer.
                     connection.unsure |= !connection.outstanding.is_empty();
                     connection.active_unknown = false;
-                    // Without its `response.created`: the relay may take it for the answer to what it asked.
                     connection.creates.clear();
                 }
                 return;

@@ -100,10 +100,7 @@ impl Judge {
                     self.resumed.push((self.clears as usize, item, start));
                 }
                 Some((next, at)) => assert!(
-                    // Tones may have come in the middle of an item.
-                    (item, start) == (next, at)
-                        || self.items[next].tones
-                        || start == 0 && at == self.items[next].sent,
+                    self.behind(next, at) == Some((item, start)) || self.items[next].tones,
                     "what is sent again has a hole: item_{item} at {start}, after item_{next} at {at}"
                 ),
             }
@@ -131,6 +128,9 @@ impl Judge {
                     owner.id
                 );
                 owner.sent += len;
+                if self.reversible {
+                    self.line.push((item, start, len));
+                }
                 self.played_bytes += len as u64;
                 self.talk_media(len as u64);
                 return Seen::Media { item, len };
@@ -143,6 +143,18 @@ impl Judge {
                     owner.id
                 );
             }
+        }
+    }
+
+    /// What was sent behind the byte of this item that lies before `at`.
+    fn behind(&self, item: usize, at: usize) -> Option<(usize, usize)> {
+        let holds =
+            |&(n, start, len): &(usize, usize, usize)| n == item && start < at && at <= start + len;
+        let n = self.line.iter().rposition(holds)?;
+        let (_, start, len) = self.line[n];
+        match at < start + len {
+            true => Some((item, at)),
+            false => self.line.get(n + 1).map(|&(item, start, _)| (item, start)),
         }
     }
 
