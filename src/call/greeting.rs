@@ -24,6 +24,9 @@ pub(super) enum Wish {
 impl Call {
     /// The first session is ready.
     pub(super) fn begin(&mut self, now: Now, out: &mut impl Output) {
+        if self.was_warned() {
+            self.on_warning(out);
+        }
         match self.policy.first_speaker {
             FirstSpeaker::Agent => {
                 self.respond(Why::Greeting, &Wish::Greeting, now, out);
@@ -55,13 +58,15 @@ impl Call {
         !self.anyone_spoke && self.timers.is_set(Deadline::FirstWords)
     }
 
-    /// `Deadline::FirstWords`: the caller has said nothing. Before the session is ready `begin` does it.
+    /// `Deadline::FirstWords`: the caller has said nothing. Before the first session is ready `begin` does it; between two
+    /// sessions the wish waits for the next, unless that one is asked for the greeting anyway.
     pub(super) fn on_first_words(&mut self, now: Now, out: &mut impl Output) {
         #[cfg(feature = "planted-bugs")]
         if planted::is(Planted::GreetingIntoSpeech) {
             self.anyone_spoke = false;
         }
-        if self.phase == Phase::Ready && !self.anyone_spoke {
+        let waits = self.upstream.was_ready() && !self.upstream.owes();
+        if (self.phase == Phase::Ready || waits) && !self.anyone_spoke {
             self.respond(Why::Greeting, &Wish::Greeting, now, out);
         }
     }

@@ -4,6 +4,7 @@ use super::fact::{EndReason, Leg};
 use super::outbox::Class;
 #[cfg(feature = "planted-bugs")]
 use super::planted::{self, Planted};
+use super::playback::TONES;
 use super::responses::{Want, Why};
 use super::state::Phase;
 use super::tools::{ToolAction, ToolCall, ToolResult};
@@ -19,8 +20,6 @@ use std::time::Duration;
 const OUTPUT_EVENT_ID: &str = "vr_tool_output";
 /// Tones go out in messages of this much audio, bytes: 200 ms, as a mark follows each.
 const TONE_CHUNK_BYTES: usize = 1_600;
-/// The content index of tones: no part of an item that a model makes.
-const TONES: u64 = u64::MAX;
 /// How long the goodbye may take to be heard before the call ends anyway.
 const GOODBYE_MAX: Duration = Duration::from_secs(20);
 /// How much longer than it lasts the goodbye may take, where no mark says that it was heard.
@@ -94,6 +93,7 @@ impl Call {
             return false;
         }
         if self.tool_work.ending.is_some_and(|at| at <= now.mono) {
+            self.playback.advance(now.mono);
             self.end(EndReason::EndedByModel);
             return true;
         }
@@ -117,9 +117,16 @@ impl Call {
         }
     }
 
-    /// Whether the model has ended the call, and only its goodbye is still to be heard.
-    pub(super) fn is_ending(&self) -> bool {
+    /// Whether the model has ended the call, and its goodbye is still to be heard.
+    pub(super) fn is_ended_by_model(&self) -> bool {
         self.tool_work.ending.is_some()
+    }
+
+    /// Where the model has ended the call: at the latest then.
+    pub(super) fn end_by_model_at(&mut self, at: Mono) {
+        if let Some(ending) = &mut self.tool_work.ending {
+            *ending = at;
+        }
     }
 
     /// The caller spoke into the goodbye: the call goes on, and the model may end it again.
@@ -181,17 +188,6 @@ impl Call {
     /// Tones for the caller's side, behind the audio that is already queued: on the same way as the model's audio, as
     /// an item without a name, so that a caller who speaks cuts them like any other.
     fn play_keys(&mut self, digits: &dtmf::Digits, now: Now, out: &mut impl Output) {
-        // On a run of their own on the ledger's line: in mid-answer they are no part of what the model says.
-        self.playback.advance(now.mono);
-        #[cfg(feature = "planted-bugs")]
-        let begun =
-            planted::is(Planted::TonesOfTheModels) || self.playback.begin(None, None, TONES);
-        #[cfg(not(feature = "planted-bugs"))]
-        let begun = self.playback.begin(None, None, TONES);
-        if !begun {
-            self.note("Too much waits to be heard: keys are not played.".to_owned());
-            return;
-        }
         let mut tones = Vec::new();
         dtmf::tones_into(digits, &mut tones);
         for chunk in tones.chunks(TONE_CHUNK_BYTES) {
@@ -206,6 +202,5 @@ impl Call {
             self.on_delta(&delta, now, out);
         }
         self.end_item(now, out);
-        self.playback.on_item_done(None, TONES);
     }
 }

@@ -494,7 +494,7 @@ impl Judge {
                     (Some("function_call"), _) => self.on_call_told(at, members),
                     (Some("function_call_output"), _) => self.on_output(at, members),
                     (_, Some("user")) => self.on_user_text(at, text),
-                    (_, Some("system")) => self.on_system_text(text),
+                    (_, Some("system")) => self.on_system_text(at, text),
                     _ => {}
                 }
             }

@@ -26,7 +26,7 @@ impl Judge {
     pub(super) fn on_key(&mut self, digit: char) {
         self.keys.pressed.push(digit);
         self.keys.last = self.now;
-        self.on_voice();
+        self.on_caller();
     }
 
     /// A text of the caller's that the model reads.

@@ -32,7 +32,8 @@ pub struct Talk {
     /// A nudge and a response of the server's own have crossed.
     crossed: bool,
     greetings: u32,
-    warnings: u32,
+    /// The connections that were told that time is nearly up.
+    warnings: Vec<u32>,
     goodbye: Option<Goodbye>,
     /// The model ended the call: by when it must be over, and what was sent until then.
     ending: Option<(u64, u64)>,
@@ -49,6 +50,8 @@ struct Goodbye {
     done: bool,
     /// Audio sent until it was said.
     sent: u64,
+    /// Because of silence: the caller's return takes it back.
+    silent: bool,
 }
 
 impl Judge {
@@ -58,6 +61,12 @@ impl Judge {
         self.talk.busy_until = self.now;
         self.talk.stage = 0;
         self.talk.crossed = false;
+    }
+
+    /// The caller speaks, or presses a key.
+    pub(super) fn on_caller(&mut self) {
+        self.on_voice();
+        self.talk.goodbye.take_if(|goodbye| goodbye.silent);
     }
 
     pub(super) fn talk_delivered(&mut self, place: usize, note: &Note) {
@@ -73,7 +82,7 @@ impl Judge {
             Note::SpeechStarted if current => {
                 talk.ending = None;
                 self.at[place].speech_open = true;
-                self.on_voice();
+                self.on_caller();
             }
             Note::SpeechStopped => {
                 self.at[place].speech_open = false;
@@ -172,6 +181,7 @@ impl Judge {
                 }
             }
             "goodbye" => {
+                let text = response["instructions"].as_str().unwrap_or_default();
                 let again = talk.goodbye.is_some();
                 let asked = talk.goodbye.take().map_or(now, |goodbye| goodbye.asked);
                 talk.goodbye = Some(Goodbye {
@@ -180,8 +190,8 @@ impl Judge {
                     response: None,
                     done: false,
                     sent: u64::MAX,
+                    silent: text.contains(STAGES[2]),
                 });
-                let text = response["instructions"].as_str().unwrap_or_default();
                 let started = talk.started.expect("it began");
                 match text.contains(STAGES[2]) {
                     true => assert!(
@@ -213,10 +223,14 @@ impl Judge {
     }
 
     /// Something that we tell the model in nobody's name.
-    pub(super) fn on_system_text(&mut self, text: &str) {
+    pub(super) fn on_system_text(&mut self, at: usize, text: &str) {
         if text.starts_with("The call ends in") {
-            self.talk.warnings += 1;
-            assert_eq!(self.talk.warnings, 1, "the model is told twice of the end");
+            let connection = self.at[at].number;
+            assert!(
+                !self.talk.warnings.contains(&connection),
+                "the model is told twice of the end"
+            );
+            self.talk.warnings.push(connection);
             let due = self.talk.started.expect("it began") + self.terms.duration;
             assert!(
                 self.terms.warning > 0 && self.now + self.terms.warning >= due,
@@ -279,7 +293,7 @@ impl Judge {
             self.terms.warning > 0 && now > started + self.terms.duration - self.terms.warning;
         assert!(
             !warns
-                || talk.warnings > 0
+                || !talk.warnings.is_empty()
                 || ready + self.terms.warning > started + self.terms.duration
                 || here.number > 1,
             "the model is not told that time is nearly up"
