@@ -193,6 +193,10 @@ fn every_seed_keeps_every_promise() {
             "carrier_lost",
             "start_timeout",
             "hung_up_by_operator",
+            "realtime_lost",
+            "silence",
+            "max_duration",
+            "ended_by_model",
         ] {
             assert!(
                 tally.reasons.contains_key(reason),
