@@ -45,6 +45,10 @@ pub const TONES: u64 = u64::MAX;
 
 /// Whether audio is our own tones.
 pub fn is_tones(item_id: Option<&str>, content_index: u64) -> bool {
+    #[cfg(feature = "planted-bugs")]
+    if super::planted::is(super::planted::Planted::TonesOfTheModels) {
+        return false;
+    }
     item_id.is_none() && content_index == TONES
 }
 
@@ -84,7 +88,10 @@ impl Run {
     }
 
     fn is_tones(&self) -> bool {
-        self.item_id.is_none() && self.content_index == TONES
+        is_tones(
+            self.item_id.as_ref().map(ItemId::as_str),
+            self.content_index,
+        )
     }
 
     fn same_item(&self, other: &Run) -> bool {

@@ -261,9 +261,10 @@ async fn dial(desk: Rc<Desk>, worker: WorkerId) {
         );
     }
     let now = Instant::now();
-    let mut pool = desk.warm.pool.borrow_mut();
-    pool.on_failed(worker, failure, now, dice());
-    drop(pool);
+    desk.warm
+        .pool
+        .borrow_mut()
+        .on_failed(worker, failure, now, dice());
     desk.warm.changed.notify_one();
     if let Some(upstream) = unwanted {
         discard(desk, upstream).await;
