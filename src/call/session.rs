@@ -279,6 +279,12 @@ impl Session {
         self.settle(now);
     }
 
+    /// The answer to `Intent::Dial`: a connection that had waited for a call. What came on it is given as input next.
+    pub fn handle_adopted(&mut self, now: Now) {
+        self.call.note_waited();
+        self.handle_upstream(Ok(()), now);
+    }
+
     /// The answer to `Intent::Dial` or `Redial`: connected and upgraded, or why not.
     pub fn handle_upstream(&mut self, outcome: Result<(), DialFailure>, now: Now) {
         let Some(place) = self.wires.dialling.take() else {

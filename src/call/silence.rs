@@ -209,7 +209,7 @@ impl Call {
         let silent = self.phase == Phase::Ready
             && !self.speech_open
             && !self.responses.is_busy()
-            && !self.is_ended_by_model()
+            && !self.is_ending()
             && !self.waits_to_begin()
             && self.farewell.is_none();
         #[cfg(feature = "planted-bugs")]
@@ -357,7 +357,7 @@ impl Call {
 
     /// Why the call is about to end, by its goodbye or by the model's.
     pub(super) fn goodbye_reason(&self) -> Option<EndReason> {
-        let by_model = self.is_ended_by_model().then_some(EndReason::EndedByModel);
+        let by_model = self.is_ending().then_some(EndReason::EndedByModel);
         self.farewell_reason().or(by_model)
     }
 

@@ -117,8 +117,8 @@ impl Call {
         }
     }
 
-    /// Whether the model has ended the call, and its goodbye is still to be heard.
-    pub(super) fn is_ended_by_model(&self) -> bool {
+    /// Whether the model has ended the call, and only its goodbye is still to be heard.
+    pub(super) fn is_ending(&self) -> bool {
         self.tool_work.ending.is_some()
     }
 
