@@ -46,6 +46,7 @@ pub struct Talk {
 struct Goodbye {
     asked: u64,
     place: usize,
+    connection: u32,
     response: Option<String>,
     done: bool,
     /// Audio sent until it was said.
@@ -187,6 +188,7 @@ impl Judge {
                 talk.goodbye = Some(Goodbye {
                     asked,
                     place: at,
+                    connection: self.at[at].number,
                     response: None,
                     done: false,
                     sent: u64::MAX,
@@ -318,7 +320,7 @@ impl Judge {
     pub(super) fn talk_ended(&mut self, reason: EndReason) {
         let now = self.now;
         let talk = &self.talk;
-        let alive = self.current.is_some_and(|at| self.at[at].updated);
+        let alive = self.alive;
         let mut last_words = None;
         match reason {
             EndReason::EndedByModel => {
@@ -336,7 +338,7 @@ impl Judge {
                         now >= goodbye.asked + GOODBYE_MAX
                             || talk.lone_done
                             || !alive
-                            || self.current != Some(goodbye.place),
+                            || self.at[goodbye.place].number != goodbye.connection,
                         "the goodbye was not said"
                     ),
                     None => assert!(!alive || !self.calm, "no goodbye was asked for"),
