@@ -161,8 +161,6 @@ pub struct Judge {
     /// Where the session is that the call means, and the one that is to take over.
     current: Option<usize>,
     standby: Option<usize>,
-    /// The call had a session when this step began.
-    alive: bool,
     pub tools: tools::Tools,
     keys: keys::Keys,
     talk: talk::Talk,
@@ -251,7 +249,6 @@ impl Judge {
     pub fn begin_step(&mut self, step: u64, now: u64) {
         self.step = step;
         self.now = now;
-        self.alive = self.current.is_some_and(|at| self.at[at].updated);
         self.audio_bytes = [self.audio_bytes[0] + self.audio_bytes[1], 0];
         self.known_before_step = self.seq;
     }

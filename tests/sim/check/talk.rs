@@ -46,7 +46,6 @@ pub struct Talk {
 struct Goodbye {
     asked: u64,
     place: usize,
-    connection: u32,
     response: Option<String>,
     done: bool,
     /// Audio sent until it was said.
@@ -188,7 +187,6 @@ impl Judge {
                 talk.goodbye = Some(Goodbye {
                     asked,
                     place: at,
-                    connection: self.at[at].number,
                     response: None,
                     done: false,
                     sent: u64::MAX,
@@ -320,7 +318,7 @@ impl Judge {
     pub(super) fn talk_ended(&mut self, reason: EndReason) {
         let now = self.now;
         let talk = &self.talk;
-        let alive = self.alive;
+        let alive = self.current.is_some_and(|at| self.at[at].updated);
         let mut last_words = None;
         match reason {
             EndReason::EndedByModel => {
@@ -338,7 +336,7 @@ impl Judge {
                         now >= goodbye.asked + GOODBYE_MAX
                             || talk.lone_done
                             || !alive
-                            || self.at[goodbye.place].number != goodbye.connection,
+                            || self.current != Some(goodbye.place),
                         "the goodbye was not said"
                     ),
                     None => assert!(!alive || !self.calm, "no goodbye was asked for"),
