@@ -259,7 +259,7 @@ impl World {
         let period = BLOCK_NANOS;
         let phase = match self.plan.aligned {
             true => 0,
-            false => phase(slot as u32).as_nanos() as u64,
+            false => phase(slot as u32, self.plan.slot).as_nanos() as u64,
         };
         let first = now - now % period + phase;
         let first = if first <= now { first + period } else { first };
