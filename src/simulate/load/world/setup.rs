@@ -10,6 +10,7 @@ use crate::simulate::carrier::client::Target;
 use crate::simulate::carrier::{sign, webhook};
 use crate::simulate::load::caller::{Caller, phase};
 use crate::simulate::load::check::Kind;
+use crate::simulate::load::driver::plain_congestion;
 use crate::simulate::load::ledger::{BLOCK_NANOS, Ledger};
 use crate::simulate::load::ring::Key;
 use crate::simulate::load::session::{Dialect, Session};
@@ -345,6 +346,7 @@ fn connect(address: SocketAddr) -> Result<OwnedFd, String> {
         let socket = socket2::Socket::new(domain, socket2::Type::STREAM, None)?;
         socket.set_nonblocking(true)?;
         socket.set_tcp_nodelay(true)?;
+        plain_congestion(&socket);
         match socket.connect(&address.into()) {
             Ok(()) => {}
             Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => {}
