@@ -200,7 +200,16 @@ impl Call {
 
     /// Whether anybody speaks, or is about to, or something is left to be heard.
     pub(super) fn is_busy(&self, now: Now) -> bool {
-        self.speech_open || self.responses.is_busy() || self.playback.silent_at(now.mono) > now.mono
+        self.speech_open || self.responses.is_busy() || self.quiet_from(now) > now.mono
+    }
+
+    /// When all that was sent will have been heard; not before now.
+    fn quiet_from(&self, now: Now) -> Mono {
+        #[cfg(feature = "planted-bugs")]
+        if planted::is(Planted::NudgeTooEarly) {
+            return now.mono;
+        }
+        self.playback.silent_at(now.mono)
     }
 
     /// Sets the next stage of silence, or takes it away while the line is not silent.
@@ -212,13 +221,8 @@ impl Call {
             && !self.is_ending()
             && !self.waits_to_begin()
             && self.farewell.is_none();
-        #[cfg(feature = "planted-bugs")]
-        if silent && planted::is(Planted::NudgeTooEarly) {
-            self.quiet.go_on(now.mono, now.mono);
-        }
         if silent {
-            self.quiet
-                .go_on(self.playback.silent_at(now.mono), now.mono);
+            self.quiet.go_on(self.quiet_from(now), now.mono);
         } else {
             self.quiet.stop(now.mono);
         }

@@ -161,6 +161,9 @@ pub struct Judge {
     /// Where the session is that the call means, and the one that is to take over.
     current: Option<usize>,
     standby: Option<usize>,
+    /// The session that the call had when this step began, by its connection's number: a close goes out before the end is
+    /// reported.
+    had: Option<u32>,
     pub tools: tools::Tools,
     keys: keys::Keys,
     talk: talk::Talk,
@@ -249,6 +252,8 @@ impl Judge {
     pub fn begin_step(&mut self, step: u64, now: u64) {
         self.step = step;
         self.now = now;
+        let had = self.current.map(|at| &self.at[at]);
+        self.had = had.filter(|at| at.updated).map(|at| at.number);
         self.audio_bytes = [self.audio_bytes[0] + self.audio_bytes[1], 0];
         self.known_before_step = self.seq;
     }

@@ -579,6 +579,10 @@ impl Model {
                 line: "pong".to_owned(),
             }),
             Seen::Close(code) if self.script.answers_close => {
+                if self.ready && self.dice.percent(40) {
+                    // It was on its way.
+                    self.stray_delta(judge, out);
+                }
                 self.closed = true;
                 out.push(Outgoing {
                     bytes: ws::write(ws::CLOSE, &code.to_be_bytes(), None),

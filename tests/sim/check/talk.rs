@@ -45,7 +45,7 @@ pub struct Talk {
 
 struct Goodbye {
     asked: u64,
-    place: usize,
+    connection: u32,
     response: Option<String>,
     done: bool,
     /// Audio sent until it was said.
@@ -186,7 +186,7 @@ impl Judge {
                 let asked = talk.goodbye.take().map_or(now, |goodbye| goodbye.asked);
                 talk.goodbye = Some(Goodbye {
                     asked,
-                    place: at,
+                    connection: self.at[at].number,
                     response: None,
                     done: false,
                     sent: u64::MAX,
@@ -318,7 +318,7 @@ impl Judge {
     pub(super) fn talk_ended(&mut self, reason: EndReason) {
         let now = self.now;
         let talk = &self.talk;
-        let alive = self.current.is_some_and(|at| self.at[at].updated);
+        let alive = self.had.is_some();
         let mut last_words = None;
         match reason {
             EndReason::EndedByModel => {
@@ -336,7 +336,7 @@ impl Judge {
                         now >= goodbye.asked + GOODBYE_MAX
                             || talk.lone_done
                             || !alive
-                            || self.current != Some(goodbye.place),
+                            || self.had != Some(goodbye.connection),
                         "the goodbye was not said"
                     ),
                     None => assert!(!alive || !self.calm, "no goodbye was asked for"),
