@@ -27,6 +27,8 @@ pub enum Note {
     Other,
     /// The carrier says that the call is over.
     Gone,
+    /// The model says that its session is over.
+    Over,
     /// The caller's audio, by number.
     Caller(usize),
     /// The model's audio.
@@ -392,6 +394,10 @@ impl Judge {
             Note::TruncateRefused => self.truncate_refused += 1,
             Note::Ping(payload) => {
                 connection.pings.insert(payload.clone(), self.step);
+            }
+            Note::Over => {
+                let number = connection.number;
+                self.had.take_if(|had| *had == number);
             }
             Note::SpeechStopped | Note::Started | Note::Other | Note::Gone => {}
         }

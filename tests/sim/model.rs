@@ -208,12 +208,12 @@ impl Model {
         self.closed = true;
         let close = |code: u16| Outgoing {
             bytes: ws::write(ws::CLOSE, &code.to_be_bytes(), None),
-            note: Note::Other,
+            note: Note::Over,
             line: format!("close {code}"),
         };
         match how {
             Leaves::Expired => {
-                self.error(out, "session_expired", Note::Other);
+                self.error(out, "session_expired", Note::Over);
                 out.push(close(1001));
                 self.acts.push(Act::Eof);
             }
