@@ -279,7 +279,7 @@ impl Judge {
         let connection = &mut self.at[place];
         connection.active = None;
         connection.creates.clear();
-        connection.pings.clear();
+        // Pongs may still wait before the close.
         self.current.take_if(|at| *at == place);
         self.standby.take_if(|at| *at == place);
     }
@@ -487,7 +487,12 @@ impl Judge {
                 let tag = tag.as_str().expect("ours says so").to_owned();
                 let id = string(&event, "event_id").to_owned();
                 self.at[at].outstanding.push((id, tag.clone()));
-                self.at[at].creates.push(tag);
+                // One that had to wait behind a send that nobody took: the relay does not ask where in its queue it lies, so a
+                // response that was done meanwhile has passed for its answer, or not. Which, only the relay knows.
+                self.at[at].unsure |= late;
+                if !late {
+                    self.at[at].creates.push(tag);
+                }
                 self.talk_create(at, &event, late);
             }
             "conversation.item.create" => {

@@ -269,7 +269,9 @@ impl Judge {
                 "the model has ended the call, and it goes on"
             );
         }
-        let Some(at) = self.current.filter(|&at| self.at[at].updated) else {
+        // One that was taken over in this step is told what is due in the next.
+        let ready = |&at: &usize| self.at[at].updated && self.had == Some(self.at[at].number);
+        let Some(at) = self.current.filter(ready) else {
             return;
         };
         if model_blocked {

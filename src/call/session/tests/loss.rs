@@ -358,7 +358,9 @@ fn an_answer_in_place_of_a_lost_nudge_begins_the_silence_anew() {
     pair.gone(Leg::Realtime, Closed::Broken);
     again(&mut pair);
     assert_eq!(creates(&mut pair), 1, "what was lost is owed");
-    pair.newest(r#"{"type":"response.created","response":{"id":"resp_2","metadata":{"voxrelay":"owed"}}}"#);
+    pair.newest(
+        r#"{"type":"response.created","response":{"id":"resp_2","metadata":{"voxrelay":"owed"}}}"#,
+    );
     pair.newest(&delta("a1", &encode(&[0x55; 8_000])));
     pair.newest(r#"{"type":"response.done","response":{"id":"resp_2","status":"completed"}}"#);
     // A second in which it is heard, and then all of the silence again.
