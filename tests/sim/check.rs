@@ -263,6 +263,7 @@ impl Judge {
         self.had = had.filter(|at| at.updated).map(|at| at.number);
         self.audio_bytes = [self.audio_bytes[0] + self.audio_bytes[1], 0];
         self.known_before_step = self.seq;
+        self.end_calls_in_time();
     }
 
     /// A new connection to the model: nothing of the old one counts.
@@ -289,13 +290,28 @@ impl Judge {
         self.standby.take_if(|at| *at == place);
     }
 
+    /// A leg is aborted while it takes nothing: that session is lost in this very step, and no close of the relay's said so
+    /// in an earlier one. Nobody is there any more to say a goodbye.
+    pub fn on_stalled(&mut self, leg: Leg) {
+        let number = self.at[place(leg)].number;
+        self.had
+            .take_if(|had| leg != Leg::Carrier && *had == number);
+    }
+
     /// The relay goes over to another session, or must.
     pub fn on_fact(&mut self, fact: &Fact) {
         if matches!(fact, Fact::RolledOver { .. } | Fact::Reconnecting { .. }) {
             if let Some(at) = self.current {
+                self.keys_left(at);
                 self.on_left([Leg::Realtime, Leg::Standby][at]);
             }
             self.current = self.standby.take();
+            // One that takes over after a loss is asked to confirm its settings once more, and is told nothing before.
+            if let Some(at) = self.current
+                && matches!(fact, Fact::Reconnecting { .. })
+            {
+                self.at[at].updated = false;
+            }
         }
     }
 
@@ -369,6 +385,9 @@ impl Judge {
                     // A server that has never said our word back may have meant ours: of two that are out, nobody can tell then
                     // which one a refusal is of.
                     connection.unsure |= !connection.echoes && !connection.outstanding.is_empty();
+                    if !connection.echoes {
+                        self.keys.on_passed(connection.number);
+                    }
                     connection.active = None;
                     connection.active_tag = None;
                     connection.active_unknown = false;
@@ -383,6 +402,7 @@ impl Judge {
                     // seconds each time that a caller speaks into the first moment of an answer. Once for each such
                     // response: its `response.done` a second time is no answer.
                     connection.unsure |= !connection.outstanding.is_empty();
+                    self.keys.on_passed(connection.number);
                     connection.active_unknown = false;
                     connection.creates.clear();
                 }

@@ -141,7 +141,7 @@ impl Model {
                     }
                     Setup::Refused => self.error(out, "unknown_parameter", Note::Other),
                     _ if self.ready => {
-                        self.send(out, &self.session("session.updated", &good), Note::Other);
+                        self.send(out, &self.session("session.updated", &good), Note::Updated);
                     }
                     _ => {
                         self.ready = true;

@@ -468,10 +468,14 @@ impl World {
             Intent::Abort(leg) => {
                 let link = self.link(leg).expect("a leg that exists is aborted");
                 assert!(link.open, "{leg:?} is aborted and was gone");
+                let stalled = link.in_flight.is_some();
                 link.open = false;
                 link.in_flight = None;
                 link.down.close(true, now);
                 link.up.black = true;
+                if stalled {
+                    self.judge.on_stalled(leg);
+                }
             }
         }
     }

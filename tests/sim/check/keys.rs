@@ -20,6 +20,20 @@ pub struct Keys {
     told_keys: usize,
     /// An answer to a text is still to be asked for.
     owed: bool,
+    /// They are answered, or pass for it, and may be answered once more: by this `response.create` for what a lost session
+    /// owed, which answers all that the next one was told.
+    served: Option<String>,
+    /// The connection on which a response was last done that passes for the answer to whatever was asked for there, and how
+    /// many keys had been pressed.
+    passed: (u32, usize),
+}
+
+impl Keys {
+    /// A response was done that carries no word of ours: it passes for the answer to what the relay has asked for, also
+    /// where that still waits behind a send that nobody takes.
+    pub(super) fn on_passed(&mut self, connection: u32) {
+        self.passed = (connection, self.pressed.len());
+    }
 }
 
 impl Judge {
@@ -42,8 +56,9 @@ impl Judge {
         let cursor = &mut self.at[at].keys_told;
         *cursor += 1;
         if let Some(before) = self.keys.told.get(*cursor - 1) {
+            // One that is left may still take what had waited for it.
             assert!(
-                keys == before && self.at[at].number > 1,
+                keys == before && (self.at[at].number > 1 || self.current != Some(at)),
                 "keys {keys} are told again, where {before} is due or nothing"
             );
             return;
@@ -55,19 +70,51 @@ impl Judge {
         );
         self.keys.told_keys += keys.len();
         self.keys.told.push(keys.to_owned());
-        self.keys.owed = true;
+        // Written for an earlier session that took nothing, and passed for answered there.
+        let (connection, passed) = self.keys.passed;
+        let passed = self.at[at].number > connection && self.keys.told_keys <= passed;
+        // Or they were not yet all pressed then: only the relay knows.
+        match passed {
+            true => self.keys.served = Some(String::new()),
+            false => self.keys.owed = true,
+        }
+    }
+
+    /// This session is left. What passed for the answer to keys there is one for good: which it was nobody can learn any more.
+    pub(super) fn keys_left(&mut self, at: usize) {
+        let (connection, passed) = self.keys.passed;
+        let all = self.at[at].number == connection && self.keys.told_keys <= passed;
+        if all && std::mem::take(&mut self.keys.owed) {
+            self.keys.served = Some(String::new());
+        }
+    }
+
+    /// An answer is asked for that a lost session owed. All keys that are told were told before it.
+    pub(super) fn on_owed_create(&mut self, create: &str) {
+        if std::mem::take(&mut self.keys.owed) {
+            self.keys.served = Some(create.to_owned());
+        }
     }
 
     pub(super) fn on_text_create(&mut self, at: usize) {
+        if self.current != Some(at) {
+            return; // It had waited, and goes to a session that is left: no answer to anything.
+        }
+        // A wish that waited when the session was lost waits still, behind the answer that is owed.
         assert!(
-            self.keys.owed || self.at[at].unsure,
+            self.keys.owed || self.keys.served.is_some() || self.at[at].unsure,
             "nothing was pressed that wants an answer"
         );
         self.keys.owed = false;
+        self.keys.served = None;
     }
 
     pub(super) fn on_text_refused(&mut self) {
         self.keys.owed = true;
+    }
+
+    pub(super) fn on_owed_refused(&mut self, create: &str) {
+        self.keys.owed |= self.keys.served.take_if(|id| id == create).is_some();
     }
 
     pub(super) fn keys_settled(&self, free: bool) {

@@ -82,9 +82,16 @@ impl Judge {
         let due = self.deltas.front().is_some_and(|&(item, start, len)| {
             self.items[item].bytes[start..start + len] == *payload
         });
+        // The same keys sound the same: tones may be due and be what is sent again, and then they are the latter.
+        let next = self.again.and_then(|(item, at)| self.behind(item, at));
+        let again = next.filter(|&(n, start)| {
+            let item = &self.items[n];
+            let sent = &item.bytes[start..item.sent];
+            item.tones && sent.starts_with(payload)
+        });
         if self.reversible
-            && !due
-            && let Some((item, start)) = self.sent_before(payload)
+            && (!due || again.is_some())
+            && let Some((item, start)) = again.or_else(|| self.sent_before(payload))
         {
             let (owner, len) = (&self.items[item], payload.len());
             assert!(
@@ -130,8 +137,11 @@ impl Judge {
                     owner.id
                 );
                 owner.sent += len;
+                let tones = owner.tones;
                 if self.reversible {
                     self.line.push((item, start, len));
+                    // Nothing is sent again behind what is new, and what is new now sounds like tones that come next.
+                    self.again.take_if(|_| tones);
                 }
                 self.played_bytes += len as u64;
                 self.talk_media(len as u64);

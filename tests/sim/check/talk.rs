@@ -1,7 +1,7 @@
 //! Who speaks when: the greeting, silence and what it leads to, the longest duration, and the goodbye that is heard before
 //! the call ends.
 
-use super::{Judge, Note};
+use super::{Judge, Note, string};
 use crate::terms::STAGES;
 use serde_json::{Map, Value};
 use voxrelay::call::EndReason;
@@ -31,6 +31,9 @@ pub struct Talk {
     pub audio_until: u64,
     /// A nudge and a response of the server's own have crossed.
     crossed: bool,
+    /// That response, and whether it has been heard.
+    crossing: Option<String>,
+    crossed_audio: bool,
     greetings: u32,
     /// The connections that were told that time is nearly up.
     warnings: Vec<u32>,
@@ -63,6 +66,8 @@ impl Judge {
         self.talk.busy_until = self.now;
         self.talk.stage = 0;
         self.talk.crossed = false;
+        self.talk.crossing = None;
+        self.talk.crossed_audio = false;
     }
 
     /// The caller speaks, or presses a key.
@@ -90,17 +95,23 @@ impl Judge {
                 self.at[place].speech_open = false;
                 talk.busy_until = now;
             }
-            Note::Delta { .. } if current => {
+            Note::Delta { item, .. } if current => {
+                let crosses = talk.crossing.as_ref() == Some(&self.items[*item].response);
                 let nudge = self.at[place].active_tag.as_deref() == Some("nudge");
                 talk.busy_until = now;
                 talk.spoke = true;
-                if !nudge {
+                if crosses {
+                    // It may be the nudge of a server that does not say our word back. The refusal, when it comes, tells.
+                    talk.crossed_audio = true;
+                } else if !nudge || talk.crossed_audio {
+                    // Behind an answer that passed for it, the nudge itself passes for one.
                     self.on_voice();
                 }
             }
             Note::ResponseCreated { id, tag } if current => {
                 if tag.is_none() && self.at[place].creates_tag("nudge") {
                     talk.crossed = true;
+                    talk.crossing = Some(id.clone());
                 }
                 if tag.as_deref() == Some("goodbye")
                     && let Some(goodbye) = &mut talk.goodbye
@@ -169,6 +180,8 @@ impl Judge {
                     talk.stage <= stage,
                     "a second nudge of one kind in one silence"
                 );
+                talk.crossing = None;
+                talk.crossed_audio = false;
                 // One that had to wait may be of a silence that is over.
                 if !late {
                     talk.stage = stage + 1;
@@ -213,7 +226,10 @@ impl Judge {
             }
             "tools" => self.on_tools_create(at, event),
             "text" => self.on_text_create(at),
-            "owed" => assert!(self.at[at].number > 1, "a first session owes nothing"),
+            "owed" => {
+                assert!(self.at[at].number > 1, "a first session owes nothing");
+                self.on_owed_create(string(event, "event_id"));
+            }
             other => panic!("{other} is not a word of ours"),
         }
         self.talk.busy_until = now;
@@ -222,7 +238,9 @@ impl Judge {
     /// A `response.create` was refused, so its wish stands.
     pub(super) fn talk_refused(&mut self, tag: &str, create: &str) {
         match tag {
+            "nudge" if self.talk.crossed_audio => self.on_voice(),
             "nudge" => self.talk.stage = self.talk.stage.saturating_sub(1),
+            "owed" => self.on_owed_refused(create),
             "tools" => self.on_tools_refused(create),
             "text" => self.on_text_refused(),
             _ => {}

@@ -53,6 +53,8 @@ struct Round {
     calls: Vec<usize>,
     /// The response is done; whether it was cancelled.
     done: Option<bool>,
+    /// It was not done in time, and its `end_call` counts without that.
+    overdue: bool,
     /// What asked for a response on its account.
     served: Option<String>,
 }
@@ -108,6 +110,7 @@ impl Judge {
                 response,
                 calls: vec![n],
                 done: None,
+                overdue: false,
                 served: None,
             }),
         }
@@ -124,10 +127,36 @@ impl Judge {
             {
                 round.done = Some(cancelled);
                 let calls = round.calls.iter().map(|&n| &self.tools.calls[n]);
-                ends |= !cancelled && calls.clone().any(|call| call.kind == Kind::EndCall);
+                let mut calls = calls.filter(|_| !cancelled && !round.overdue);
+                ends |= calls.any(|call| call.kind == Kind::EndCall);
             }
         }
         if ends {
+            self.on_end_call();
+        }
+    }
+
+    /// A step begins: the model has ended a call also where it never says that its response is done.
+    pub(super) fn end_calls_in_time(&mut self) {
+        let connection = self.current.map(|at| self.at[at].number);
+        let (now, calls) = (self.now, &self.tools.calls);
+        let ends = |&n: &usize| {
+            let call = &calls[n];
+            let waits = call.kind == Kind::EndCall && call.answered.is_none();
+            waits && call.known.is_some_and(|known| now >= known + END_CALL)
+        };
+        let mut overdue = false;
+        for round in &mut self.tools.rounds {
+            if Some(round.connection) == connection
+                && round.done.is_none()
+                && !round.overdue
+                && round.calls.iter().any(ends)
+            {
+                round.overdue = true;
+                overdue = true;
+            }
+        }
+        if overdue {
             self.on_end_call();
         }
     }
