@@ -39,6 +39,8 @@ pub(super) struct Quiet {
     stage: u8,
     /// The response that is asked for is a nudge.
     nudging: bool,
+    /// Audio came since, which may be the nudge's.
+    spoken: bool,
 }
 
 impl Quiet {
@@ -143,8 +145,9 @@ impl Call {
             // Before the session is confirmed it is noise, and not played.
             ServerEvent::AudioDelta(_) if self.phase == Phase::Ready => {
                 self.anyone_spoke = true;
-                if !self.quiet.nudging {
-                    self.quiet.begin_anew();
+                match self.quiet.nudging {
+                    true => self.quiet.spoken = true,
+                    false => self.quiet.begin_anew(),
                 }
             }
             ServerEvent::SessionUpdated(echo) => self.on_expiry(echo, now),
@@ -250,6 +253,7 @@ impl Call {
             return;
         }
         self.quiet.nudging = true;
+        self.quiet.spoken = false;
         self.facts.push_back(Fact::Nudged { stage });
         #[cfg(feature = "planted-bugs")]
         if planted::is(Planted::NudgeForgotten) {
@@ -265,6 +269,10 @@ impl Call {
 
     /// The model has begun to speak by itself, and what we asked for is refused: a greeting and a nudge would come behind it.
     pub(super) fn forget_openings(&mut self) {
+        // What was heard meanwhile was no nudge, so the silence began anew with it.
+        if self.quiet.spoken && self.responses.is_wanted(Why::Nudge) {
+            self.quiet.begin_anew();
+        }
         self.responses.withdraw(Why::Greeting);
         self.responses.withdraw(Why::Nudge);
         self.quiet.nudging = false;

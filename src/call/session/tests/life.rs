@@ -160,6 +160,26 @@ fn what_is_refused_because_the_model_answers_by_itself_is_no_nudge_and_no_greeti
 }
 
 #[test]
+fn what_is_heard_before_a_nudge_is_refused_was_no_nudge() {
+    let mut pair = ready(|policy| policy.silence.nudge_after_ms = 1_000);
+    pair.pass(1_000);
+    assert_eq!(asked(&pair).len(), 1);
+    // An answer of the server's own has crossed it, and is quicker than the refusal.
+    pair.model(r#"{"type":"response.created","response":{"id":"resp_1"}}"#);
+    pair.model(&delta("item_1", &encode(&[0x55; 16_000])));
+    pair.model(r#"{"type":"error","error":{"type":"invalid_request_error","code":"conversation_already_has_active_response","message":"Conversation already has an active response in progress: resp_1."}}"#);
+    pair.model(r#"{"type":"response.done","response":{"id":"resp_1","status":"completed"}}"#);
+    pair.pass(2_900);
+    assert_eq!(
+        asked(&pair).len(),
+        1,
+        "two seconds are heard, then it is silent"
+    );
+    pair.pass(200);
+    assert_eq!(asked(&pair).len(), 2, "and that silence is nudged");
+}
+
+#[test]
 fn silence_is_nudged_twice_then_the_call_ends_when_the_goodbye_was_heard() {
     let mut pair = ready(|policy| {
         policy.silence.nudge_after_ms = 5_000;
