@@ -4,7 +4,9 @@ use super::Shared;
 use super::error::ApiError;
 use super::router::ROUTES;
 use crate::base::route::STREAM_ALIASES;
+use crate::bus::load::{Load, Overload};
 use crate::config::url::{is_loopback_host, split_port};
+use crate::telemetry::{latency, name};
 use axum::Json;
 use axum::extract::State;
 use axum::http::header::{CONTENT_TYPE, HOST};
@@ -86,7 +88,18 @@ pub fn report(shared: &Shared) -> Value {
             "atUnixMs": last.at_unix_ms,
         })),
         "workers": shared.workers.len(),
+        "load": shared.workers.iter().map(|worker| load(worker.load())).collect::<Value>(),
         "model": if shared.config.realtime.simulated { "simulated" } else { "real" },
+    })
+}
+
+/// One worker's last second.
+fn load(load: Load) -> Value {
+    json!({
+        "activeCalls": load.live,
+        "busy": f64::from(load.busy_permille) / 1_000.0,
+        "lagMs": f64::from(load.lag_us) / 1_000.0,
+        "refuses": load.overload.map(Overload::label),
     })
 }
 
@@ -109,7 +122,9 @@ pub async fn readyz(State(shared): State<Arc<Shared>>) -> Result<Json<Value>, Ap
 
 /// The metrics, on the admin listener.
 pub async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
-    ([(CONTENT_TYPE, METRICS_TYPE)], shared.prometheus.render()).into_response()
+    let mut text = shared.prometheus.render();
+    latency::render(name::LATENCIES, &mut text);
+    ([(CONTENT_TYPE, METRICS_TYPE)], text).into_response()
 }
 
 /// The metrics, on the main listener: only where that is on loopback, asked by a loopback name, and not through a

@@ -43,6 +43,8 @@ impl Launch {
             .env("VOXRELAY__LISTEN__PORT", "0")
             .env("VOXRELAY__REALTIME__URL", url)
             .env("VOXRELAY__RELAY__WORKERS", "1")
+            // Many daemons run beside each other here.
+            .env("VOXRELAY__RELAY__PIN", "off")
             .env("OPENAI_API_KEY", SECRET_KEY)
             .arg("serve")
     }

@@ -319,11 +319,11 @@ fn when_full_or_draining_the_caller_hears_the_busy_tone() {
             && elements[1].0 == "Reject"
             && attribute(&elements[1], "reason") == "busy"
     };
-    rig.worker.set_live(1);
+    rig.worker.load().set_live(1);
     assert!(!busy());
-    rig.worker.set_live(2);
+    rig.worker.load().set_live(2);
     assert!(busy());
-    rig.worker.set_live(0);
+    rig.worker.load().set_live(0);
     rig.drain();
     assert!(busy());
 }

@@ -9,6 +9,7 @@
 use super::buffer::SlotId;
 use super::{CARRIER_BYTES_PER_TICK, TICK};
 use crate::base::time::Mono;
+use crate::telemetry::allocation::apart;
 use crate::transport::Established;
 use crate::transport::tls::{Tls, TlsError};
 use socket2::SockRef;
@@ -83,6 +84,8 @@ pub(super) struct LegState {
     pub(super) phase: Phase,
     /// The peer has ended its side: nothing more is received, what is queued may still go.
     pub(super) eof: bool,
+    /// Since when something has waited for the send in flight.
+    pub(super) waiting_since: Option<Mono>,
     /// Not read until then: it brought too much at once.
     pub(super) paused_until: Option<Mono>,
     /// What it holds beyond its ordinary buffers, as last counted.
@@ -141,6 +144,7 @@ impl LegState {
             sending: None,
             phase: Phase::Open,
             eof: false,
+            waiting_since: None,
             paused_until: None,
             grown_bytes: 0,
             counted_since: Mono::default(),
@@ -211,12 +215,12 @@ impl LegState {
         scratch.clear();
         let tls = self.tls.as_mut().expect("only called on a TLS leg");
         if self.cipher.is_empty() {
-            let opened = tls.open(bytes, scratch, &mut self.tls_out)?;
+            let opened = apart(|| tls.open(bytes, scratch, &mut self.tls_out))?;
             pool.fill(&mut self.cipher, &bytes[opened.consumed..]);
             Ok(opened.peer_closed)
         } else {
             self.cipher.extend_from_slice(bytes);
-            let opened = tls.open(&mut self.cipher, scratch, &mut self.tls_out)?;
+            let opened = apart(|| tls.open(&mut self.cipher, scratch, &mut self.tls_out))?;
             if opened.consumed == self.cipher.len() {
                 pool.empty(&mut self.cipher);
             } else {
@@ -262,7 +266,7 @@ impl LegState {
     /// Writes `plain` into a send slot, sealed where there is TLS; returns the bytes on the wire.
     pub(super) fn seal(&mut self, plain: &[u8], slot: &mut [u8]) -> Result<usize, TlsError> {
         match &mut self.tls {
-            Some(tls) => tls.seal(plain, slot),
+            Some(tls) => apart(|| tls.seal(plain, slot)),
             None => {
                 slot[..plain.len()].copy_from_slice(plain);
                 Ok(plain.len())

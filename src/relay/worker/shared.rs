@@ -7,7 +7,7 @@ use super::table::{Driver, Life};
 use super::{FINISH, LINGER};
 use crate::base::id::{CallId, WorkerId};
 use crate::base::limit;
-use crate::base::time::Now;
+use crate::base::time::{Mono, Now};
 use crate::bus::command::{DeskSender, ToDesk};
 use crate::bus::report::ReportSender;
 use crate::bus::tool::{ToolRequest, ToolSender};
@@ -43,6 +43,8 @@ pub(super) struct Shared {
     pub(super) now: Now,
     /// Legs whose receive ended for want of buffers.
     pub(super) starved: Vec<LegKey>,
+    /// Sends of this turn: 0 to the carrier, 1 to the model, and since when their oldest frame has been here.
+    pub(super) leaving: Vec<(usize, Mono)>,
     /// What legs hold beyond their ordinary buffers, and how much that may be.
     pub(super) grown_bytes: usize,
     pub(super) grown_bytes_max: usize,
@@ -224,7 +226,13 @@ impl Shared {
         let Some(leg) = &mut legs[index] else {
             return Ok(());
         };
-        if leg.sending.is_some() || !matches!(leg.phase, Phase::Open | Phase::Finishing { .. }) {
+        if !matches!(leg.phase, Phase::Open | Phase::Finishing { .. }) {
+            return Ok(());
+        }
+        if leg.sending.is_some() {
+            if leg.waiting_since.is_none() && !driver.poll_transmit(leg_of(key.leg), 1).is_empty() {
+                leg.waiting_since = Some(self.now.mono);
+            }
             return Ok(());
         }
         let slot = self.ring.slots().take();
@@ -243,6 +251,11 @@ impl Shared {
                 let sealed = leg.seal(plain, ring.slots().bytes_mut(slot))?;
                 let taken = plain.len();
                 driver.handle_taken(leg_of(key.leg), taken, now);
+                let since = leg.waiting_since.take().unwrap_or(now.mono);
+                if !driver.poll_transmit(leg_of(key.leg), 1).is_empty() {
+                    leg.waiting_since = Some(since);
+                }
+                self.leaving.push((index.min(1), since));
                 Ok((sealed, taken))
             }));
             match outcome {
