@@ -28,8 +28,8 @@ use std::sync::Arc;
 
 /// The longest webhook body, bytes. A carrier's is about 1 KiB.
 pub const BODY_BYTES_MAX: usize = 64 * 1024;
-/// Announced calls at once. They live for `TICKET_LIFE`, so this is more than 100 calls a second.
-const EXPECTED_MAX: usize = 16 * 1024;
+/// Announced calls at once. They live for `TICKET_LIFE`, so this is more than 1,000 calls a second.
+pub const EXPECTED_MAX: usize = 128 * 1024;
 /// The longest call id that is taken, bytes. Twilio's are 34.
 const CALL_SID_BYTES_MAX: usize = 128;
 /// A number, a client's name or a SIP address as it is handed on, characters; longer ones are left out.
@@ -67,7 +67,7 @@ fn document(xml: String) -> Response {
 async fn answer(shared: &Shared, request: Request, mode: Mode) -> Response {
     let (outcome, response) = match decide(shared, request, mode).await {
         Ok(Answer::Connect(xml)) => ("connect", document(xml)),
-        Ok(Answer::Busy) => ("busy", document(twiml::reject(RejectReason::Busy))),
+        Ok(Answer::Busy(why)) => (why, document(twiml::reject(RejectReason::Busy))),
         Err(Failure::Refused(outcome, error)) => (outcome, error.into_response()),
         Err(Failure::Internal(why)) => {
             tracing::error!(why, "a webhook was answered with an apology");
@@ -80,7 +80,8 @@ async fn answer(shared: &Shared, request: Request, mode: Mode) -> Response {
 
 enum Answer {
     Connect(String),
-    Busy,
+    /// The label for the count.
+    Busy(&'static str),
 }
 
 enum Failure {
@@ -143,7 +144,10 @@ async fn decide(shared: &Shared, request: Request, mode: Mode) -> Result<Answer,
         ));
     }
     if shared.is_draining() || shared.active_calls() >= shared.config.relay.calls_max {
-        return Ok(Answer::Busy);
+        return Ok(Answer::Busy("busy"));
+    }
+    if let Some(why) = shared.overload() {
+        return Ok(Answer::Busy(why.label()));
     }
     let base = stream_base(&shared.config, &parts.headers).ok_or(refused(
         "host",
@@ -152,7 +156,7 @@ async fn decide(shared: &Shared, request: Request, mode: Mode) -> Result<Answer,
     ))?;
     let call_id = fresh_id().ok_or(Failure::Internal("no entropy for a call id"))?;
     if !announce(shared, call_id, CallSid::new(param("CallSid"))) {
-        return Ok(Answer::Busy);
+        return Ok(Answer::Busy("busy"));
     }
     tracing::info!(
         call = call_id.as_str(),
@@ -303,7 +307,7 @@ fn fresh_id() -> Option<CallId> {
     CallId::new(&text)
 }
 
-/// Puts the call into the directory and takes out those whose time is over. `false` when too many wait.
+/// Puts the call into the directory. `false` when too many wait: those whose time is over leave within seconds.
 fn announce(shared: &Shared, call_id: CallId, call_sid: Option<CallSid>) -> bool {
     let now = shared.now().unix_ms;
     let expected = Expected {
@@ -313,8 +317,9 @@ fn announce(shared: &Shared, call_id: CallId, call_sid: Option<CallSid>) -> bool
     let mut has_room = true;
     shared.directory.rcu(|directory| {
         let mut next = Directory::clone(directory);
-        next.expected
-            .retain(|_, expected| expected.expires_unix_ms > now);
+        if next.expected.len() >= EXPECTED_MAX {
+            next.expected.forget(now);
+        }
         has_room = next.expected.len() < EXPECTED_MAX;
         if has_room {
             next.expected.insert(call_id, expected.clone());
