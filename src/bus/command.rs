@@ -5,6 +5,8 @@
 
 use super::load::{Load, LoadCell};
 use crate::base::id::{CallId, SlotKey, WorkerId};
+use crate::base::time::Now;
+use crate::call::fact::Turn;
 use crate::call::session::{Command, Setup};
 use crate::call::tools::ToolResult;
 use crate::call::{DialFailure, Leg};
@@ -51,6 +53,13 @@ pub enum ToWorker {
         /// What.
         command: Command,
     },
+    /// Where the time of a call's latest turns went. Asked of every worker, since only it knows its calls.
+    Turns {
+        /// Whose.
+        call_id: CallId,
+        /// `None`: no such call lives on this worker.
+        answer: tokio::sync::oneshot::Sender<Option<CallTurns>>,
+    },
     /// An echo connection of the conformance suite.
     Echo {
         /// Upgraded.
@@ -60,8 +69,17 @@ pub enum ToWorker {
         /// Told the number of messages echoed, and the last text, when it is over.
         done: Option<tokio::sync::oneshot::Sender<EchoOutcome>>,
     },
-    /// End the thread once nothing lives any more.
+    /// End every call, and the thread once nothing lives any more.
     Stop,
+}
+
+/// The latest turns of a live call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CallTurns {
+    /// When the worker answered, by the clock that the turns were stamped with.
+    pub at: Now,
+    /// Oldest first, at most `call::trace::TURNS_KEPT`; the newest may still be open.
+    pub turns: Vec<Turn>,
 }
 
 /// What an echo connection did.
@@ -95,6 +113,11 @@ pub enum ToDesk {
         worker: WorkerId,
         /// For which session.
         slot: SlotKey,
+    },
+    /// The connection that a call was given last was of no use: its endpoint is left alone for a while.
+    Distrust {
+        /// Whose.
+        call_id: CallId,
     },
     /// A model leg that came after its call's end: close it in order.
     Discard {

@@ -2,7 +2,7 @@
 
 use super::marks::MarkName;
 use super::policy::OnModelUnavailable;
-use super::trace::Turn;
+pub use super::trace::{Turn, TurnSummary};
 use crate::base::id::{CallId, CallSid, ItemId, ResponseId, StreamSid};
 use crate::base::route::StreamMode;
 use crate::base::time::Now;
@@ -299,6 +299,8 @@ pub enum Fact {
     },
     /// A turn was answered and the answer's beginning was heard.
     Turn(Turn),
+    /// All turns of the call, before its end.
+    Turns(Box<TurnSummary>),
     /// What the model's account has left of something. At 0 the next response may fail.
     RateLimit {
         /// What is limited: a bounded metric label.
@@ -517,6 +519,8 @@ pub struct Stats {
     pub marks_early: u64,
     /// `response.done` of a response that was done before.
     pub responses_repeated: u64,
+    /// Responses that began and fell silent: cancelled, and not waited for any more.
+    pub responses_silent: u64,
     /// Audio waiting to be heard, at its most, milliseconds.
     pub unplayed_ms_peak: u64,
     /// Hot messages that the strict scanner did not take and simd-json did.
@@ -529,7 +533,7 @@ pub struct Stats {
     pub reconnect_attempts: u64,
     /// Sessions replaced before their time was up.
     pub rollovers: u64,
-    /// Ends by a broken protocol: by leg, then in the order of `VIOLATIONS`.
+    /// Connections closed for a broken protocol: by leg, then in the order of `VIOLATIONS`.
     pub violations: [[u64; VIOLATIONS.len()]; 2],
     /// Messages dropped, by reason.
     pub drops: [u64; DROP_REASONS],
@@ -576,6 +580,7 @@ impl Stats {
             marks_flushed,
             marks_early,
             responses_repeated,
+            responses_silent,
             unplayed_ms_peak,
             scan_fallbacks,
             unknown_fields,
@@ -618,6 +623,7 @@ impl Stats {
         self.marks_flushed += marks_flushed;
         self.marks_early += marks_early;
         self.responses_repeated += responses_repeated;
+        self.responses_silent += responses_silent;
         self.unplayed_ms_peak = self.unplayed_ms_peak.max(unplayed_ms_peak);
         self.scan_fallbacks += scan_fallbacks;
         self.unknown_fields += unknown_fields;

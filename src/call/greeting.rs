@@ -22,6 +22,9 @@ pub(super) enum Wish {
 impl Call {
     /// The first session is ready.
     pub(super) fn begin(&mut self, now: Now, out: &mut impl Output) {
+        if self.was_warned() {
+            self.on_warning(out);
+        }
         match self.policy.first_speaker {
             FirstSpeaker::Agent => self.respond(Why::Greeting, &Wish::Greeting, now, out),
             // Already due: the set-up took longer than the agent was to wait.
@@ -42,9 +45,11 @@ impl Call {
         }
     }
 
-    /// `Deadline::FirstWords`: the caller has said nothing. Before the session is ready `begin` does it.
+    /// `Deadline::FirstWords`: the caller has said nothing. Before the first session is ready `begin` does it; between two
+    /// sessions the wish waits for the next, unless that one is asked for the greeting anyway.
     pub(super) fn on_first_words(&mut self, now: Now, out: &mut impl Output) {
-        if self.phase == Phase::Ready && !self.anyone_spoke {
+        let waits = self.upstream.was_ready() && !self.upstream.owes();
+        if (self.phase == Phase::Ready || waits) && !self.anyone_spoke {
             self.respond(Why::Greeting, &Wish::Greeting, now, out);
         }
     }

@@ -228,7 +228,7 @@ impl Call {
 
     /// What holds audio until the session is ready; in an outage less of it.
     fn early(&mut self) -> &mut EarlyAudio {
-        let bound = match self.upstream.in_outage() {
+        let bound = match self.upstream.in_outage() && self.upstream.was_ready() {
             true => self.policy.reconnect.hold_ms.into(),
             false => limit::EARLY_AUDIO_MS_MAX,
         };

@@ -40,6 +40,13 @@ const TEXTS_MAX: usize = 16;
 /// One of them, bytes.
 const TEXT_BYTES_MAX: usize = 8 * 1024;
 const NS_PER_BYTE: u64 = 125_000;
+/// The content index of tones, which are our own: audio without an item id, and no part of an item that a model makes.
+pub const TONES: u64 = u64::MAX;
+
+/// Whether audio is our own tones.
+pub fn is_tones(item_id: Option<&str>, content_index: u64) -> bool {
+    item_id.is_none() && content_index == TONES
+}
 
 /// A stretch of one item's audio. An item has several only when another's audio came in between.
 #[derive(Clone, Debug)]
@@ -65,15 +72,24 @@ struct Run {
 impl Run {
     fn is(&self, item_id: Option<&str>, content_index: u64) -> bool {
         match (item_id, &self.item_id) {
+            // The same id in another session is another item.
+            _ if self.orphan => false,
             (Some(id), Some(own)) => id == own.as_str() && content_index == self.content_index,
             (Some(_), None) => false,
+            // Tones stand alone: the model knows nothing of them, so they must not lengthen or end an item of its.
+            (None, _) if is_tones(item_id, content_index) => self.is_tones(),
             // Audio without an id belongs to whatever is current.
-            (None, _) => true,
+            (None, _) => !self.is_tones(),
         }
+    }
+
+    fn is_tones(&self) -> bool {
+        self.item_id.is_none() && self.content_index == TONES
     }
 
     fn same_item(&self, other: &Run) -> bool {
         self.item_id.is_some()
+            && self.orphan == other.orphan
             && self.item_id == other.item_id
             && self.content_index == other.content_index
     }
@@ -308,6 +324,7 @@ impl Playback {
             run.done = true;
             run.orphan = true;
         }
+        self.closed = Default::default();
     }
 
     /// The next item that is over and done: all of its audio that was queued has been heard.
@@ -475,7 +492,9 @@ impl Playback {
     fn settle(&mut self, run: &Run, heard: u64, part: Option<u64>) -> Settled {
         let mut text = String::new();
         if let Some(id) = run.item_id {
-            self.close_part(id, part);
+            if !run.orphan {
+                self.close_part(id, part);
+            }
             if let Some(at) = self.texts.iter().position(|(kept, _)| *kept == id)
                 && let Some((_, whole)) = self.texts.remove(at)
             {

@@ -13,7 +13,8 @@
 //! ```
 //!
 //! A response that the server begins by itself goes from anywhere to `Active`. While the server owes us an answer of which
-//! we know no id, `limit::RESPONSE_DEADLINE` runs: nothing waits for ever.
+//! we know no id, `limit::RESPONSE_DEADLINE` runs; of one that we know, `limit::RESPONSE_SILENCE` since its last event:
+//! nothing waits for ever.
 
 use crate::base::id::ResponseId;
 use crate::proto::realtime::client_event;
@@ -194,13 +195,25 @@ impl Responses {
         matches!(self.slot, Slot::Requested | Slot::Active(None))
     }
 
-    /// It did not come. The event to send now.
+    /// It did not come, or did not go on. The event to send now.
     pub fn on_timeout(&mut self) -> Option<String> {
-        if !self.is_owed() {
-            return None;
+        match self.slot {
+            Slot::Free => return None,
+            // Should it be said to be done after all, that is not the next one's end.
+            Slot::Active(Some(id)) => self.last_done = Some(id),
+            Slot::Requested | Slot::Active(None) => {}
         }
         self.free();
         self.next()
+    }
+
+    /// Whether an event that names this response, or none, may be the active one's.
+    pub fn is_of_active(&self, id: Option<&str>) -> bool {
+        match (&self.slot, id) {
+            (Slot::Active(Some(active)), Some(id)) => active.as_str() == id,
+            (Slot::Active(Some(_)), None) => true,
+            _ => false,
+        }
     }
 
     /// The event that cancels the active response: only where there is one, and only once for each.

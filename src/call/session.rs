@@ -88,6 +88,10 @@ pub enum Intent {
     /// Connect once more, with one attempt, and answer likewise. The connection is this leg: `Realtime` or `Standby`, in
     /// turn, whatever it is for. At most one dial is under way.
     Redial(Leg),
+    /// The dial that is under way is not wanted any more: no answer is expected to it.
+    CancelDial,
+    /// The connection that was given last was of no use: prefer another endpoint for a while.
+    Distrust,
     /// Send what is queued on this leg, then close its socket. The session has written the close frame.
     Finish(Leg),
     /// Close this leg's socket now.
@@ -221,7 +225,7 @@ impl Session {
                             (Ok((event, noticed)), Some(Leg::Realtime)) => {
                                 call.handle_realtime(event, noticed, now, wires);
                                 if call.wants_wire_position() {
-                                    call.set_wire_position(wires.carrier.queued);
+                                    call.set_wire_position(wires.carrier.playing_at);
                                 }
                             }
                             (Ok((event, _)), _) => call.handle_standby(&event, now, wires),

@@ -7,7 +7,7 @@
 
 use super::greeting::Wish;
 use super::outbox::Class;
-use super::policy::{Dtmf, Silence};
+use super::policy::{Dtmf, Policy, Silence};
 use super::responses::Why;
 use super::state::Phase;
 use super::timer::Deadline;
@@ -89,17 +89,7 @@ impl Call {
     pub(super) fn on_event(&mut self, event: &ServerEvent<'_>, now: Now) {
         use super::outbound::item;
         match event {
-            ServerEvent::SpeechStarted { .. } => {
-                self.anyone_spoke = true;
-                self.quiet.begin_anew();
-                self.responses.withdraw(Why::Nudge);
-                if self.farewell_reason() == Some(EndReason::Silence) {
-                    // The caller is back.
-                    self.farewell = None;
-                    self.responses.withdraw(Why::Goodbye);
-                    self.timers.clear(Deadline::Goodbye);
-                }
-            }
+            ServerEvent::SpeechStarted { .. } => self.on_caller_back(),
             ServerEvent::SpeechStopped { .. } => {
                 self.last_speech = now.mono;
                 self.turn_open = true;
@@ -159,7 +149,20 @@ impl Call {
         }
     }
 
-    /// Looks again once an event was acted on. `sent_before`: `outbound_bytes_sent` before it.
+    /// The caller spoke or pressed a key: an end for silence is off.
+    fn on_caller_back(&mut self) {
+        self.anyone_spoke = true;
+        self.quiet.begin_anew();
+        self.responses.withdraw(Why::Nudge);
+        if self.farewell_reason() == Some(EndReason::Silence) {
+            self.farewell = None;
+            self.responses.withdraw(Why::Goodbye);
+            self.timers.clear(Deadline::Goodbye);
+        }
+    }
+
+    /// Looks again once an event was acted on. `sent_before`: `outbound_bytes_sent` before it, when it was audio; else
+    /// more than any call sends.
     pub(super) fn after_event(&mut self, sent_before: u64, now: Now, out: &mut impl Output) {
         if self.phase.is_ended() {
             return;
@@ -256,14 +259,28 @@ impl Call {
         }
     }
 
-    /// `Deadline::Warning`: the model is told, and says it when it next speaks.
+    /// Whether the warning was due before now.
+    pub(super) fn was_warned(&self) -> bool {
+        let Policy {
+            max_duration_secs: max,
+            duration_warning_secs: warning,
+            ..
+        } = *self.policy;
+        warning > 0 && warning < max && !self.timers.is_set(Deadline::Warning)
+    }
+
+    /// `Deadline::Warning`: the model is told, and says it when it next speaks. Before the first session is ready `begin`
+    /// does it; between two sessions the next one is told it with the conversation.
     pub(super) fn on_warning(&mut self, out: &mut impl Output) {
+        let text = format!(
+            "The call ends in {} seconds. Bring the conversation to a close.",
+            self.policy.duration_warning_secs
+        );
         if self.phase == Phase::Ready {
-            let text = format!(
-                "The call ends in {} seconds. Bring the conversation to a close.",
-                self.policy.duration_warning_secs
-            );
             self.item(NewItem::SystemText(&text), out);
+        }
+        if self.phase == Phase::Ready || self.upstream.was_ready() {
+            self.history.system_text(&text);
         }
     }
 
@@ -280,6 +297,9 @@ impl Call {
         now: Now,
         out: &mut impl Output,
     ) {
+        if self.upstream.is_over() {
+            return; // It is being said.
+        }
         if self.phase != Phase::Ready {
             self.end(reason);
             return;
@@ -304,7 +324,25 @@ impl Call {
         self.seek_end();
     }
 
-    /// Why the call is about to end.
+    /// Why the call is about to end, by its goodbye or by the model's.
+    pub(super) fn goodbye_reason(&self) -> Option<EndReason> {
+        let by_model = self.is_ended_by_model().then_some(EndReason::EndedByModel);
+        self.farewell_reason().or(by_model)
+    }
+
+    /// The model is gone in the midst of a goodbye: the call ends when what came of it was heard.
+    pub(super) fn hear_goodbye(&mut self, now: Now) {
+        // What waits to be sent is to be heard as well.
+        let left = Duration::from_millis(self.playback.unplayed_ms().0);
+        if let Some(farewell) = &mut self.farewell {
+            farewell.said = true;
+            self.timers
+                .set(Deadline::Goodbye, now.mono + left + MARK_GRACE);
+        }
+        self.end_by_model_at(now.mono + left + MARK_GRACE);
+    }
+
+    /// Why the call is about to end by a goodbye of ours.
     pub(super) fn farewell_reason(&self) -> Option<EndReason> {
         self.farewell.map(|farewell| farewell.reason)
     }
@@ -321,8 +359,10 @@ impl Call {
     }
 
     /// `Deadline::Goodbye`: time enough.
-    pub(super) fn on_goodbye(&mut self) {
+    pub(super) fn on_goodbye(&mut self, now: Now) {
         if let Some(reason) = self.farewell_reason() {
+            // What it reports as heard is as of now.
+            self.playback.advance(now.mono);
             self.end(reason);
         }
     }
@@ -330,8 +370,7 @@ impl Call {
     /// A key was pressed.
     pub(super) fn on_key(&mut self, digit: char, now: Now, out: &mut impl Output) {
         self.facts.push_back(Fact::Dtmf { digit });
-        self.anyone_spoke = true;
-        self.quiet.begin_anew();
+        self.on_caller_back();
         if self.policy.dtmf == Dtmf::Text && self.keys.len() < KEYS_MAX {
             self.keys.push(digit);
             let pause = Duration::from_millis(self.policy.dtmf_pause_ms.into());
@@ -358,7 +397,7 @@ impl Call {
     }
 
     /// Writes an item into the model's conversation.
-    fn item(&mut self, item: NewItem<'_>, out: &mut impl Output) {
+    pub(super) fn item(&mut self, item: NewItem<'_>, out: &mut impl Output) {
         let event = client_event::item_create(item, None, None, "");
         self.send(out, Leg::Realtime, Class::Control, &[event.as_bytes()]);
     }

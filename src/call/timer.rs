@@ -116,6 +116,11 @@ impl Timers {
         self.at[name as usize] != UNSET
     }
 
+    /// When a deadline is due, where it is set.
+    pub fn at(&self, name: Deadline) -> Option<Mono> {
+        self.is_set(name).then(|| Mono(self.at[name as usize]))
+    }
+
     /// The earliest, with its name.
     pub fn earliest(&self) -> Option<(Mono, Deadline)> {
         let mut best: Option<(u64, Deadline)> = None;
@@ -173,6 +178,8 @@ mod tests {
         timers.set(Deadline::Pad, Mono(9));
         assert_eq!(timers.take_due(Mono(5)), None);
         assert!(timers.is_set(Deadline::Pad));
+        assert_eq!(timers.at(Deadline::Pad), Some(Mono(9)));
+        assert_eq!(timers.at(Deadline::Ping), None);
         timers.clear(Deadline::Pad);
         assert_eq!(timers.earliest(), None);
     }

@@ -2,6 +2,7 @@
 
 use super::fact::{EndReason, Leg};
 use super::outbox::Class;
+use super::playback::TONES;
 use super::responses::{Want, Why};
 use super::state::Phase;
 use super::tools::{ToolAction, ToolCall, ToolResult};
@@ -17,8 +18,6 @@ use std::time::Duration;
 const OUTPUT_EVENT_ID: &str = "vr_tool_output";
 /// Tones go out in messages of this much audio, bytes: 200 ms, as a mark follows each.
 const TONE_CHUNK_BYTES: usize = 1_600;
-/// The content index of tones: no part of an item that a model makes.
-const TONES: u64 = u64::MAX;
 /// How long the goodbye may take to be heard before the call ends anyway.
 const GOODBYE_MAX: Duration = Duration::from_secs(20);
 /// How much longer than it lasts the goodbye may take, where no mark says that it was heard.
@@ -82,6 +81,7 @@ impl Call {
             return false;
         }
         if self.tool_work.ending.is_some_and(|at| at <= now.mono) {
+            self.playback.advance(now.mono);
             self.end(EndReason::EndedByModel);
             return true;
         }
@@ -97,6 +97,18 @@ impl Call {
             if !self.playback.is_unheard() {
                 self.end(EndReason::EndedByModel);
             }
+        }
+    }
+
+    /// Whether the model has ended the call, and its goodbye is still to be heard.
+    pub(super) fn is_ended_by_model(&self) -> bool {
+        self.tool_work.ending.is_some()
+    }
+
+    /// Where the model has ended the call: at the latest then.
+    pub(super) fn end_by_model_at(&mut self, at: Mono) {
+        if let Some(ending) = &mut self.tool_work.ending {
+            *ending = at;
         }
     }
 

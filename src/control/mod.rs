@@ -8,6 +8,7 @@
 //! | `/health`, `/livez`, `/readyz` | GET | `status` |
 //! | `/metrics` | GET | `status`; on the admin listener, and on a loopback main one |
 //! | `/api/routes` | GET | `status` |
+//! | `/api/calls/{callId}/turns` | GET | `status`; guarded like `/metrics` |
 //! | `/api/twilio/voice`, `/api/twilio/incoming`, `/twilio/incoming-call` | GET, POST | `webhook` |
 //! | `/api/twilio/incoming-call` | GET, POST | `webhook`, simple mode |
 //! | every alias of `base::route` | GET, POST | `stream` |

@@ -231,6 +231,18 @@ fn log(report: &Report) {
                 "turn"
             );
         }
+        Fact::Turns(summary) => {
+            let stages = summary.stages().map(|(name, mean, longest)| {
+                format!("{name} {}/{}", mean.as_millis(), longest.as_millis())
+            });
+            let mean_and_longest_ms = stages.collect::<Vec<_>>().join(", ");
+            tracing::debug!(
+                call,
+                turns = summary.turns,
+                mean_and_longest_ms,
+                "turns of the call"
+            );
+        }
         // What the model called it is its words; how it went is ours.
         Fact::ToolFinished { outcome, took, .. } => {
             tracing::info!(

@@ -61,6 +61,7 @@ enum Serve {
     Readyz,
     Metrics,
     Routes,
+    Turns,
     Voice,
     VoiceSimple,
 }
@@ -82,6 +83,8 @@ const fn route(
 const READ: &[&str] = &["GET"];
 const WEBHOOK: &[&str] = &["GET", "POST"];
 
+const TURNS: &str = "/api/calls/{callId}/turns";
+
 /// Every path of control's own.
 pub const ROUTES: &[Route] = &[
     route(READ, "/health", Serve::Health, "status, version, calls"),
@@ -94,6 +97,12 @@ pub const ROUTES: &[Route] = &[
         "Prometheus metrics, from this machine only",
     ),
     route(READ, "/api/routes", Serve::Routes, "this table"),
+    route(
+        READ,
+        TURNS,
+        Serve::Turns,
+        "where the time of a live call's latest turns went, for this machine only",
+    ),
     route(WEBHOOK, "/api/twilio/voice", Serve::Voice, "voice webhook"),
     route(
         WEBHOOK,
@@ -127,7 +136,7 @@ pub fn main(shared: Arc<Shared>) -> Router {
     wrap(router.fallback(stream::fallback), shared, REQUEST_DEADLINE)
 }
 
-/// Health and metrics only, for the admin listener.
+/// Health, metrics and turns only, for the admin listener.
 pub fn admin(shared: Arc<Shared>) -> Router {
     let router = Router::new()
         .route("/health", get(status::health_for_admin))
@@ -135,6 +144,7 @@ pub fn admin(shared: Arc<Shared>) -> Router {
         .route("/readyz", get(status::readyz))
         .route("/metrics", get(status::metrics))
         .route("/api/routes", get(status::routes))
+        .route(TURNS, get(status::turns))
         .fallback(async || of_status(StatusCode::NOT_FOUND));
     wrap(router, shared, REQUEST_DEADLINE)
 }
@@ -151,6 +161,7 @@ fn serve(serve: Serve) -> MethodRouter<Arc<Shared>> {
         Serve::Readyz => get(status::readyz),
         Serve::Metrics => get(status::metrics_if_local),
         Serve::Routes => get(status::routes),
+        Serve::Turns => get(status::turns_if_local),
         Serve::Voice => get(webhook::voice).post(webhook::voice).layer(spoken),
         Serve::VoiceSimple => get(webhook::voice_simple)
             .post(webhook::voice_simple)
@@ -325,8 +336,12 @@ mod tests {
         // Axum panics on a path that is there twice or overlaps; the table is what is served.
         let router = main(shared());
         for route in ROUTES {
-            let (status, _, _) = ask(router.clone(), route.path).await;
-            assert_ne!(status, StatusCode::NOT_FOUND, "{}", route.path);
+            let path = route.path.replace(['{', '}'], "");
+            let (status, json, _) = ask(router.clone(), &path).await;
+            // A call of which nobody knows is not found, but its path is.
+            let unknown = of_status(StatusCode::NOT_FOUND).message;
+            let is_served = status != StatusCode::NOT_FOUND || json["error"]["message"] != unknown;
+            assert!(is_served, "{}", route.path);
         }
     }
 }

@@ -160,6 +160,7 @@ const SESSION_TOTALS: &[Total<Stats>] = &[
     (name::AUDIO_CUT, &[], |s| s.outbound_bytes_cut),
     (name::AUDIO_RESENT, &[], |s| s.resent_bytes),
     (name::RESPONSES_REPEATED, &[], |s| s.responses_repeated),
+    (name::RESPONSES_SILENT, &[], |s| s.responses_silent),
     (name::SCAN_FALLBACKS, &[], |s| s.scan_fallbacks),
     (name::UNKNOWN_FIELDS, &[], |s| s.unknown_fields),
     (name::RECONNECTS, &[], |s| s.reconnects),

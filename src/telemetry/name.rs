@@ -33,6 +33,8 @@ pub const AUDIO_CUT: &str = "voxrelay_audio_cut_bytes_total";
 pub const AUDIO_RESENT: &str = "voxrelay_audio_resent_bytes_total";
 /// `response.done` of a response that was done before.
 pub const RESPONSES_REPEATED: &str = "voxrelay_responses_repeated_total";
+/// Responses that began and fell silent.
+pub const RESPONSES_SILENT: &str = "voxrelay_responses_silent_total";
 /// The most audio that waited to be heard in one call, ms.
 pub const UNPLAYED_PEAK: &str = "voxrelay_unplayed_ms_peak";
 /// Hot messages that took the slow path.
@@ -141,6 +143,7 @@ pub const COUNTERS: &[(&str, &str)] = &[
         "PCMU bytes sent again after an interruption was taken back",
     ),
     (RESPONSES_REPEATED, "response.done repeated"),
+    (RESPONSES_SILENT, "Responses that began and fell silent"),
     (SCAN_FALLBACKS, "Hot messages that took the slow path"),
     (UNKNOWN_FIELDS, "Unknown fields in known messages"),
     (MESSAGES_DROPPED, "Messages dropped by reason"),

@@ -468,6 +468,8 @@ impl World {
         match intent {
             Intent::Dial => self.dial(Leg::Realtime),
             Intent::Redial(leg) => self.dial(leg),
+            Intent::CancelDial => self.dial = None,
+            Intent::Distrust => {}
             Intent::Finish(leg) => {
                 let link = self.link(leg).expect("a leg that exists is finished");
                 assert!(link.open && !link.finishing, "{leg:?} is finished twice");

@@ -168,11 +168,19 @@ fn an_answer_that_never_comes_is_not_waited_for() {
     assert!(!slot.is_owed() && !slot.is_busy());
     slot.on_created(id("r"), None);
     assert!(!slot.is_owed());
-    assert_eq!(slot.on_timeout(), None);
-    assert!(
-        slot.is_busy(),
-        "what is known to be active is minded by others"
-    );
+}
+
+#[test]
+fn a_response_that_fell_silent_frees_the_slot_and_its_late_end_ends_nothing_else() {
+    let mut slot = Responses::default();
+    slot.on_created(id("r1"), None);
+    slot.want(want(Why::Tools));
+    assert!(slot.is_of_active(id("r1").as_ref().map(ResponseId::as_str)));
+    assert!(slot.is_of_active(None) && !slot.is_of_active(Some("r2")));
+    assert!(slot.on_timeout().unwrap().contains("tools"));
+    assert_eq!(slot.on_done(id("r1")), (false, None));
+    assert!(slot.is_owed(), "the next one is still to begin");
+    assert!(!slot.is_of_active(None));
 }
 
 #[test]

@@ -11,6 +11,7 @@ mod conn;
 pub mod dial;
 mod early;
 mod listener;
+mod targets;
 mod upgrade;
 
 use crate::base::id::{CallId, WorkerId};
@@ -26,7 +27,7 @@ use crate::transport::clock::SystemClock;
 use crate::transport::{ClientConfig, ServerConfig, roots};
 use admit::Admission;
 use conn::Sockets;
-use dial::{Dials, Target, Targets};
+use dial::Dials;
 use listener::{Admitted, Strangers};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -36,6 +37,7 @@ use std::net::{Shutdown, SocketAddr, TcpListener};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use targets::{Target, Targets};
 use tokio::task::JoinHandle;
 
 /// Submission queue: one entry per operation between two parks of the runtime.
@@ -195,7 +197,7 @@ fn start_with(
     }
     let (ready, started) = std::sync::mpsc::channel();
     let build = move || Desk {
-        targets: RefCell::new(Targets(
+        targets: RefCell::new(Targets::new(
             endpoints
                 .into_iter()
                 .map(|(endpoint, keys, weight)| Target::new(endpoint, keys, weight))
@@ -305,6 +307,12 @@ async fn run(desk: Rc<Desk>, mut inbox: DeskInbox, listeners: Vec<TcpListener>) 
                 spawn(dial::run(desk.clone(), asked));
             }
             ToDesk::CancelDial { worker, slot } => desk.dials.cancel(worker, slot),
+            ToDesk::Distrust { call_id } => {
+                let now = tokio::time::Instant::now();
+                if let Some(endpoint) = desk.targets.borrow_mut().distrust(call_id, now) {
+                    tracing::warn!(%call_id, host = endpoint.host, "a connection was of no use: the endpoint is left alone a while");
+                }
+            }
             ToDesk::Discard { upstream } => {
                 spawn(dial::discard(desk.clone(), *upstream));
             }

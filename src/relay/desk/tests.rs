@@ -120,6 +120,8 @@ struct House {
     running: Option<Running>,
     orders: DeskSender,
     workers: Vec<Worker>,
+    /// The desk's ends of the workers' queues.
+    senders: Vec<WorkerSender>,
     http: HttpInbox,
     directory: SharedDirectory,
 }
@@ -147,7 +149,7 @@ impl House {
             Arc::new(config),
             directory.clone(),
             inbox,
-            senders,
+            senders.clone(),
             http_sender,
             deadlines,
         )
@@ -156,6 +158,7 @@ impl House {
             running: Some(running),
             orders,
             workers,
+            senders,
             http,
             directory,
         }

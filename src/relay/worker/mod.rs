@@ -29,11 +29,11 @@ mod tests;
 use crate::base::id::{CallId, SlotKey, WorkerId};
 use crate::base::limit;
 use crate::base::time::Clock;
-use crate::bus::command::{DeskSender, ToDesk, ToWorker, WorkerInbox};
+use crate::bus::command::{CallTurns, DeskSender, ToDesk, ToWorker, WorkerInbox};
 use crate::bus::report::ReportSender;
 use crate::bus::tool::ToolSender;
-use crate::call::session::{Closed, Session};
-use crate::call::{DialFailure, Fact, Leg, Stats};
+use crate::call::session::{Closed, Command, Session};
+use crate::call::{DialFailure, EndReason, Fact, Leg, Stats};
 use crate::telemetry::allocation;
 use crate::telemetry::meter::{WorkerMeter, WorkerStats};
 use crate::transport::clock::SystemClock;
@@ -66,6 +66,8 @@ const CARRIER_BYTES_PER_TICK: usize = 1024 * 1024;
 const LINGER: Duration = Duration::from_secs(1);
 /// How long a leg may take to send what was queued when it was told to finish.
 const FINISH: Duration = limit::WRITE_STALL_DEADLINE;
+/// What a worker that stops tells the calls that were not told before.
+const STOPPED: Command = Command::HangUp(EndReason::Drained);
 
 /// What a worker is given.
 #[derive(Debug)]
@@ -407,6 +409,10 @@ impl Worker {
                 let reported_end = &mut life.reported_end;
                 self.shared.send_report(call_id, admitted, reported_end);
                 self.shared.install(life, Leg::Carrier, *carrier);
+                if self.stopping {
+                    // It was admitted at the last moment: nobody else would end it.
+                    life.driver.handle_command(STOPPED, now);
+                }
                 Self::touch(&mut self.touched, life);
             }
             ToWorker::Echo { leg, role, done } => {
@@ -419,8 +425,10 @@ impl Worker {
                 Self::touch(&mut self.touched, life);
             }
             ToWorker::Upstream { slot, leg, outcome } => {
-                // The call may have ended while the desk dialled: then the desk closes the leg, in order.
-                let Some(life) = self.table.find(slot).filter(|life| !life.reported_end) else {
+                // The call may have ended while the desk dialled, or given the dial up: then the desk closes the leg, in
+                // order.
+                let wanted = |life: &&mut Life| !life.reported_end && life.dialling;
+                let Some(life) = self.table.find(slot).filter(wanted) else {
                     if let Ok(upstream) = outcome {
                         self.shared.tell_desk(ToDesk::Discard { upstream });
                     }
@@ -476,7 +484,22 @@ impl Worker {
                     Self::touch(&mut self.touched, life);
                 }
             }
-            ToWorker::Stop => self.stopping = true,
+            ToWorker::Turns { call_id, answer } => {
+                let turns = self
+                    .table
+                    .lives()
+                    .filter(|life| life.call_id == call_id)
+                    .find_map(|life| life.driver.turns());
+                // Whoever asked may have given up.
+                let _ = answer.send(turns.map(|turns| CallTurns { at: now, turns }));
+            }
+            ToWorker::Stop => {
+                self.stopping = true;
+                for life in self.table.lives() {
+                    life.driver.handle_command(STOPPED, now);
+                    Self::touch(&mut self.touched, life);
+                }
+            }
         }
     }
 

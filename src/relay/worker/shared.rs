@@ -168,6 +168,17 @@ impl Shared {
             match intent {
                 Intent::Dial => self.dial(life, Leg::Realtime, false),
                 Intent::Redial(leg) => self.dial(life, leg, true),
+                Intent::CancelDial => {
+                    if std::mem::take(&mut life.dialling) {
+                        self.tell_desk(ToDesk::CancelDial {
+                            worker: self.id,
+                            slot: life.key,
+                        });
+                    }
+                }
+                Intent::Distrust => self.tell_desk(ToDesk::Distrust {
+                    call_id: life.call_id,
+                }),
                 Intent::Finish(which) => {
                     if let Some(leg) = &mut life.legs[index_of(which)]
                         && leg.phase == Phase::Open

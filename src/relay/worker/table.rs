@@ -8,6 +8,7 @@ use crate::base::id::{CallId, SlotKey};
 use crate::base::time::{Mono, Now};
 use crate::call::session::{Closed, Command, Intent, Session};
 use crate::call::tools::{ToolCall, ToolResult};
+use crate::call::trace::Turn;
 use crate::call::{DialFailure, Fact, Leg};
 
 /// What drives a slot's legs.
@@ -131,6 +132,14 @@ impl Driver {
     pub(super) fn poll_timeout(&self) -> Option<Mono> {
         match self {
             Self::Call(session) => session.poll_timeout(),
+            _ => None,
+        }
+    }
+
+    /// A call's latest turns.
+    pub(super) fn turns(&self) -> Option<Vec<Turn>> {
+        match self {
+            Self::Call(session) => Some(session.turns().copied().collect()),
             _ => None,
         }
     }

@@ -199,6 +199,45 @@ fn a_caller_who_comes_back_during_the_goodbye_is_not_hung_up() {
 }
 
 #[test]
+fn a_key_pressed_during_the_goodbye_keeps_the_call_like_a_word() {
+    for dtmf in [Dtmf::Text, Dtmf::Ignore] {
+        let mut pair = ready(|policy| {
+            policy.silence.hang_up_after_ms = 5_000;
+            policy.dtmf = dtmf;
+        });
+        pair.pass(5_000);
+        answer(&mut pair, "a1", 1_000);
+        pair.pass(500);
+        pair.carrier(&format!(
+            r#"{{"event":"dtmf","streamSid":"{SID}","dtmf":{{"track":"inbound_track","digit":"5"}}}}"#
+        ));
+        pair.pass(500);
+        play(&mut pair);
+        pair.pass(3_000);
+        assert_eq!(pair.reason(), None, "{dtmf:?}");
+        let told = pair.model.texts();
+        let told = told.iter().any(|t| t.contains("The caller pressed 5."));
+        assert_eq!(told, dtmf == Dtmf::Text);
+    }
+}
+
+#[test]
+fn a_key_does_not_put_off_the_longest_duration() {
+    let mut pair = ready(|policy| {
+        policy.max_duration_secs = 10;
+        policy.duration_warning_secs = 0;
+    });
+    pair.pass(10_000);
+    answer(&mut pair, "a1", 1_000);
+    pair.carrier(&format!(
+        r#"{{"event":"dtmf","streamSid":"{SID}","dtmf":{{"track":"inbound_track","digit":"5"}}}}"#
+    ));
+    pair.pass(1_000);
+    play(&mut pair);
+    assert_eq!(pair.reason(), Some(EndReason::MaxDuration));
+}
+
+#[test]
 fn the_longest_duration_is_announced_and_ends_with_a_goodbye() {
     let mut pair = ready(|policy| {
         policy.max_duration_secs = 19;
@@ -319,6 +358,55 @@ fn a_turn_says_where_its_time_went() {
     let ms: Vec<u128> = turn.stages().map(|(_, time)| time.as_millis()).collect();
     assert_eq!(ms, [90, 490, 500, 750]);
     assert_eq!(pair.session.turns().count(), 1);
+}
+
+/// The newest turn's stages, ms.
+fn newest_turn(pair: &Pair) -> Vec<(&'static str, u128)> {
+    let turn = pair.session.turns().last().expect("a turn");
+    let stages = turn.stages();
+    stages.map(|(name, at)| (name, at.as_millis())).collect()
+}
+
+#[test]
+fn the_first_byte_is_on_time_after_a_barge_in() {
+    let mut pair = ready(|_| {});
+    pair.carrier.takes = false;
+    pair.model(r#"{"type":"response.created","response":{"id":"resp_1"}}"#);
+    for _ in 0..20 {
+        pair.model(&delta("a1", &encode(&[0x55; 1_600])));
+    }
+    pair.model(r#"{"type":"input_audio_buffer.speech_started"}"#);
+    pair.model(r#"{"type":"response.done","response":{"id":"resp_1","status":"cancelled"}}"#);
+    pair.carrier.takes = true;
+    pair.pump();
+    pair.model(r#"{"type":"input_audio_buffer.speech_stopped"}"#);
+    pair.pass(300);
+    let of = |text: &str| text.replace("resp_1", "resp_2");
+    pair.model(&of(
+        r#"{"type":"response.created","response":{"id":"resp_1"}}"#,
+    ));
+    pair.model(&of(&delta("a2", &encode(&[0x66; 160]))));
+    assert_eq!(
+        newest_turn(&pair),
+        [("created", 300), ("first_delta", 300), ("first_byte", 300)]
+    );
+}
+
+#[test]
+fn the_first_byte_is_the_first_of_a_long_message_not_its_last() {
+    let mut pair = ready(|_| {});
+    pair.model(r#"{"type":"input_audio_buffer.speech_stopped"}"#);
+    pair.pass(200);
+    pair.carrier.takes = false;
+    // 53 KB of text: the first send takes 16.
+    pair.model(&delta("a1", &encode(&[0x55; 40_000])));
+    pair.pass(700);
+    pair.carrier.takes = true;
+    pair.pump();
+    assert_eq!(
+        newest_turn(&pair),
+        [("first_delta", 200), ("first_byte", 200)]
+    );
 }
 
 #[test]
