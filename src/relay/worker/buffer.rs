@@ -134,50 +134,81 @@ impl BufferGroup {
     }
 }
 
-/// Names a send slot.
+/// Names a send slot: its number, and at the top whether it is a large one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct SlotId(u32);
 
-/// Buffers for sends: one per leg with a send in flight, kept and reused, never returned to the allocator.
+const LARGE: u32 = 1 << 31;
+
+/// Buffers for sends: one per leg with a send in flight, kept and reused, never returned to the allocator. Of two sizes,
+/// since nearly every send is a frame or two, and a burst of every leg of a full worker needs a slot for each.
 #[derive(Default)]
 pub(super) struct SendSlots {
+    small: Slots,
+    large: Slots,
+}
+
+#[derive(Default)]
+struct Slots {
     // Boxed, so that a slot's bytes stay where they are when the list grows.
     all: Vec<Box<[u8]>>,
-    free: Vec<SlotId>,
+    free: Vec<u32>,
+}
+
+impl Slots {
+    fn take(&mut self, bytes: usize) -> u32 {
+        self.free.pop().unwrap_or_else(|| {
+            self.all.push(vec![0; bytes].into_boxed_slice());
+            self.free.reserve(self.all.len());
+            self.all.len() as u32 - 1
+        })
+    }
 }
 
 impl SendSlots {
-    /// Bytes in a slot: `limit::SEND_BYTES_MAX` of plaintext, sealed.
-    pub(super) const BYTES: usize = Tls::sealed_len_max(limit::SEND_BYTES_MAX);
+    /// Bytes in a small slot: two frames of 20 ms, sealed.
+    const SMALL_BYTES: usize = 1024;
+    /// Bytes in a large slot: `limit::SEND_BYTES_MAX` of plaintext, sealed.
+    const LARGE_BYTES: usize = Tls::sealed_len_max(limit::SEND_BYTES_MAX);
 
-    /// A free slot; a new one when all are lent.
-    pub(super) fn take(&mut self) -> SlotId {
-        self.free.pop().unwrap_or_else(|| {
-            self.all.push(vec![0; Self::BYTES].into_boxed_slice());
-            self.free.reserve(self.all.len());
-            SlotId(self.all.len() as u32 - 1)
-        })
+    fn slots(&mut self, slot: SlotId) -> (&mut Slots, usize) {
+        match slot.0 & LARGE {
+            0 => (&mut self.small, slot.0 as usize),
+            _ => (&mut self.large, (slot.0 & !LARGE) as usize),
+        }
+    }
+
+    /// A free slot of at least `bytes`, or the largest; a new one when all are lent.
+    pub(super) fn take(&mut self, bytes: usize) -> SlotId {
+        match bytes <= Self::SMALL_BYTES {
+            true => SlotId(self.small.take(Self::SMALL_BYTES)),
+            false => SlotId(self.large.take(Self::LARGE_BYTES) | LARGE),
+        }
     }
 
     /// A slot's bytes, to be filled. Must not be called while the slot is in a send.
     pub(super) fn bytes_mut(&mut self, slot: SlotId) -> &mut [u8] {
-        &mut self.all[slot.0 as usize]
+        let (slots, at) = self.slots(slot);
+        &mut slots.all[at]
     }
 
     /// A slot's bytes.
-    pub(super) fn bytes(&self, slot: SlotId) -> &[u8] {
-        &self.all[slot.0 as usize]
+    pub(super) fn bytes(&mut self, slot: SlotId) -> &[u8] {
+        self.bytes_mut(slot)
     }
 
     /// The send is over.
     pub(super) fn give_back(&mut self, slot: SlotId) {
-        debug_assert!(!self.free.contains(&slot), "a slot comes home once");
-        self.free.push(slot);
+        let (slots, at) = self.slots(slot);
+        let at = at as u32;
+        debug_assert!(!slots.free.contains(&at), "a slot comes home once");
+        slots.free.push(at);
     }
 
     /// Slots in sends now.
     pub(super) fn lent(&self) -> usize {
-        self.all.len() - self.free.len()
+        let lent = |slots: &Slots| slots.all.len() - slots.free.len();
+        lent(&self.small) + lent(&self.large)
     }
 }
 
@@ -188,13 +219,18 @@ mod tests {
     #[test]
     fn a_slot_that_came_home_is_used_again() {
         let mut slots = SendSlots::default();
-        let (a, b) = (slots.take(), slots.take());
+        let (a, b) = (slots.take(300), slots.take(1024));
         assert_ne!(a, b);
         slots.bytes_mut(a)[0] = 7;
         slots.give_back(a);
         assert_eq!(slots.lent(), 1);
-        assert_eq!(slots.take(), a);
+        assert_eq!(slots.take(1), a);
         assert_eq!(slots.bytes(a)[0], 7);
+        let large = slots.take(limit::SEND_BYTES_MAX);
+        assert!(slots.bytes(large).len() >= Tls::sealed_len_max(limit::SEND_BYTES_MAX));
+        slots.give_back(large);
+        assert_eq!(slots.lent(), 2);
+        assert_eq!(slots.take(1025), large);
     }
 
     #[test]

@@ -16,8 +16,9 @@ use socket2::SockRef;
 use std::net::Shutdown;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
-/// Carry buffers above this are not kept for the next use.
+/// Carry buffers above this are not kept for the next use, nor more of them than this.
 const CARRY_KEPT_BYTES: usize = 64 * 1024;
+const CARRY_KEPT: usize = 64;
 
 /// Where a leg is on its way out.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -116,7 +117,8 @@ impl CarryPool {
         carry.clear();
         if carry.capacity() > 0 {
             let carry = std::mem::take(carry);
-            if carry.capacity() <= CARRY_KEPT_BYTES {
+            // Every connection brings one of its own from the desk: without a bound each call would leave some here.
+            if carry.capacity() <= CARRY_KEPT_BYTES && self.0.len() < CARRY_KEPT {
                 self.0.push(carry);
             }
         }
@@ -137,7 +139,12 @@ impl LegState {
             fd,
             tls,
             cipher: Vec::new(),
-            plain: plaintext,
+            // What the desk read the upgrade into is too large to be kept for nothing.
+            plain: if plaintext.is_empty() {
+                Vec::new()
+            } else {
+                plaintext
+            },
             tls_out: Vec::new(),
             close_notify_sent: false,
             receiving: false,
@@ -253,6 +260,11 @@ impl LegState {
     /// Whether TLS has records of its own to send.
     pub(super) fn has_tls_out(&self) -> bool {
         !self.tls_out.is_empty()
+    }
+
+    /// How many bytes of it.
+    pub(super) fn tls_out_len(&self) -> usize {
+        self.tls_out.len()
     }
 
     /// Moves TLS's own records into a send slot; returns how many bytes.

@@ -1,6 +1,7 @@
 //! What every call of a worker shares, and what is done to one call with it: install a leg, obey an intent, send,
 //! settle, report. The loop is in the module above. Shell.
 
+use super::buffer::SlotId;
 use super::leg::{CarryPool, LegState, Phase, Sending};
 use super::ring::{LegKey, Ring};
 use super::table::{Driver, Life};
@@ -17,7 +18,7 @@ use crate::call::{EndReason, Fact, Leg, Report, Stats};
 use crate::telemetry::log::brief;
 use crate::telemetry::meter::{WorkerMeter, WorkerStats};
 use crate::transport::Established;
-use crate::transport::tls::TlsError;
+use crate::transport::tls::{Tls, TlsError};
 use std::collections::VecDeque;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -246,19 +247,21 @@ impl Shared {
             }
             return Ok(());
         }
-        let slot = self.ring.slots().take();
+        let mut slot = None;
         let mut of_session = false;
         let mut len;
         if leg.has_tls_out() {
-            len = leg.take_tls_out(self.ring.slots().bytes_mut(slot));
+            len = self.take_tls_out(leg, &mut slot);
         } else {
             let now = self.now;
-            let ring = &mut self.ring;
+            let (ring, lent) = (&mut self.ring, &mut slot);
             let outcome = catch_unwind(AssertUnwindSafe(|| {
                 let plain = driver.poll_transmit(leg_of(key.leg), limit::SEND_BYTES_MAX);
                 if plain.is_empty() {
                     return Ok((0, 0));
                 }
+                let slot = ring.slots().take(Tls::sealed_len_max(plain.len()));
+                *lent = Some(slot);
                 let sealed = leg.seal(plain, ring.slots().bytes_mut(slot))?;
                 let taken = plain.len();
                 driver.handle_taken(leg_of(key.leg), taken, now);
@@ -274,21 +277,23 @@ impl Shared {
                     len = sealed;
                     of_session = taken > 0;
                 }
-                Ok(Err(error)) => {
-                    self.ring.slots().give_back(slot);
-                    self.on_tls_error(life.call_id, leg_of(key.leg), &error);
-                    self.on_gone(life, leg_of(key.leg), Closed::Broken);
-                    return Ok(());
-                }
-                Err(_) => {
-                    self.ring.slots().give_back(slot);
-                    self.on_panic(life);
+                failed => {
+                    if let Some(slot) = slot {
+                        self.ring.slots().give_back(slot);
+                    }
+                    match failed {
+                        Ok(Err(error)) => {
+                            self.on_tls_error(life.call_id, leg_of(key.leg), &error);
+                            self.on_gone(life, leg_of(key.leg), Closed::Broken);
+                        }
+                        _ => self.on_panic(life),
+                    }
                     return Ok(());
                 }
             }
             if len == 0 && matches!(leg.phase, Phase::Finishing { .. }) {
                 if leg.queue_close_notify() {
-                    len = leg.take_tls_out(self.ring.slots().bytes_mut(slot));
+                    len = self.take_tls_out(leg, &mut slot);
                 } else if leg.eof {
                     leg.phase = Phase::Retired;
                     leg.shut_both();
@@ -300,10 +305,9 @@ impl Shared {
                 }
             }
         }
-        if len == 0 {
-            self.ring.slots().give_back(slot);
+        let Some(slot) = slot else {
             return Ok(());
-        }
+        };
         self.stats.sends += 1;
         self.ring.send(leg.raw_fd(), key, slot, 0, len)?;
         leg.sending = Some(Sending {
@@ -313,6 +317,14 @@ impl Shared {
             of_session,
         });
         Ok(())
+    }
+
+    /// TLS's own records into a slot; how many bytes.
+    fn take_tls_out(&mut self, leg: &mut LegState, slot: &mut Option<SlotId>) -> usize {
+        let slots = self.ring.slots();
+        let lent = slots.take(leg.tls_out_len());
+        *slot = Some(lent);
+        leg.take_tls_out(slots.bytes_mut(lent))
     }
 
     /// Arms a leg's receive, or closes a leg that nothing holds any more.
