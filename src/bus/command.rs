@@ -14,6 +14,7 @@ use crate::transport::Established;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::time::Duration;
 
 /// What a worker can be told.
 #[derive(Debug)]
@@ -40,6 +41,21 @@ pub enum ToWorker {
         slot: SlotKey,
         /// What the model is told.
         result: ToolResult,
+    },
+    /// A connection to the model for a call that is not here yet: kept alive until a call takes it. Its end, whatever it
+    /// is, comes back as `ToDesk::IdleOver`.
+    Idle {
+        /// Upgraded.
+        upstream: Box<Established>,
+        /// The announced call that it was dialled for; `None`: for the first that asks.
+        call_id: Option<CallId>,
+        /// Closed when nobody has come so long.
+        life: Duration,
+    },
+    /// The idle connection of this announced call is not wanted any more; `None`: none of them is.
+    DropIdle {
+        /// Whose.
+        call_id: Option<CallId>,
     },
     /// An order for one call; unknown calls are ignored.
     Call {
@@ -71,6 +87,43 @@ pub enum ToWorker {
     },
     /// End every call, and the thread once nothing lives any more.
     Stop,
+}
+
+/// How a connection's wait for a call ended.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum IdleEnd {
+    /// A call has it.
+    Adopted,
+    /// Nobody came in time.
+    Expired,
+    /// The call that it waited for is over, or has another.
+    Cancelled,
+    /// The model closed it, broke it, or was silent.
+    Lost,
+    /// The daemon takes no more calls.
+    Drained,
+}
+
+impl IdleEnd {
+    /// All of them, in the order of their numbers.
+    pub const ALL: [IdleEnd; 5] = [
+        IdleEnd::Adopted,
+        IdleEnd::Expired,
+        IdleEnd::Cancelled,
+        IdleEnd::Lost,
+        IdleEnd::Drained,
+    ];
+
+    /// A bounded metric label.
+    pub fn label(self) -> &'static str {
+        match self {
+            IdleEnd::Adopted => "adopted",
+            IdleEnd::Expired => "expired",
+            IdleEnd::Cancelled => "cancelled",
+            IdleEnd::Lost => "lost",
+            IdleEnd::Drained => "drained",
+        }
+    }
 }
 
 /// The latest turns of a live call.
@@ -128,6 +181,22 @@ pub enum ToDesk {
     Predial {
         /// Which.
         call_id: CallId,
+    },
+    /// An announced call has no use any more for what `Predial` brings.
+    Forget {
+        /// Which.
+        call_id: CallId,
+    },
+    /// A `ToWorker::Idle` is over.
+    IdleOver {
+        /// Where it was.
+        worker: WorkerId,
+        /// For whom; `None`: it was kept warm.
+        call_id: Option<CallId>,
+        /// How.
+        how: IdleEnd,
+        /// After what time.
+        age: Duration,
     },
     /// A worker's call is over: its place counts again.
     Ended {

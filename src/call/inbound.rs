@@ -359,7 +359,7 @@ impl Call {
             self.stats.drop(Drop::BeforeStart);
             return false;
         };
-        if sid == Some(ours.as_str()) {
+        if sid.is_some_and(|sid| ours.is(sid)) {
             return true;
         }
         self.on_foreign();

@@ -6,6 +6,7 @@ use super::outbox::Class;
 #[cfg(feature = "planted-bugs")]
 use super::planted;
 use super::playback::{Place, Standing};
+use super::responses::Why;
 use super::state::Phase;
 use super::timer::Deadline;
 use super::upstream::UPDATE_EVENT_ID;
@@ -122,8 +123,8 @@ impl Call {
                 if before.is_some() && self.responses.active().is_none() {
                     self.timers.clear(Deadline::Response);
                 }
-                self.send_create(event, now, out);
                 if !news {
+                    self.send_create(event, now, out);
                     self.stats.responses_repeated += 1;
                     return;
                 }
@@ -143,8 +144,13 @@ impl Call {
                         detail: detail.map(|text| text.into_owned()),
                     });
                 }
-                // Last: a tool may end the call, and nothing is reported behind its end.
-                self.on_tools_done(response_id.as_deref(), cancelled, now, out);
+                // Last: a tool may end the call, and nothing is reported behind its end. What is asked for next reads the
+                // answers of this response's tools, so it goes behind them.
+                let asks = event.is_some() && self.responses.is_asked(Why::Tools);
+                self.on_tools_done(response_id.as_deref(), cancelled, asks, now, out);
+                if !self.phase.is_ended() {
+                    self.send_create(event, now, out);
+                }
             }
             ServerEvent::OutputTranscriptDelta { item_id, delta, .. } => {
                 if let Some(item_id) = item(item_id.as_deref()) {
@@ -322,6 +328,26 @@ impl Call {
         self.release_early(out);
     }
 
+    /// Audio on a connection that is being left, or is not the call's yet: counted, and not played.
+    pub fn handle_left_audio(&mut self, delta: &AudioDelta<'_>) {
+        if self.phase.is_ended() {
+            return;
+        }
+        #[cfg(feature = "planted-bugs")]
+        if planted::is(planted::Planted::LeftAudioUncounted) {
+            return;
+        }
+        if !base64::is_valid(&delta.delta) {
+            self.stats.drop(Drop::BadBase64);
+            return;
+        }
+        let bytes = base64::decoded_len(&delta.delta) as u64;
+        self.stats.outbound_frames += 1;
+        self.stats.outbound_bytes += bytes;
+        self.stats.outbound_bytes_dropped += bytes;
+        self.stats.drop(Drop::LateDelta);
+    }
+
     /// The hot path, model to caller.
     pub(super) fn on_delta(&mut self, delta: &AudioDelta<'_>, now: Now, out: &mut impl Output) {
         if !base64::is_valid(&delta.delta) {
@@ -409,7 +435,7 @@ impl Call {
         let unplayed = self.playback.unplayed_ms().0;
         self.stats.unplayed_ms_peak = self.stats.unplayed_ms_peak.max(unplayed);
         if let Some(id) = response_id
-            && self.sounding.is_none_or(|last| last.as_str() != id)
+            && self.sounding.is_none_or(|last| !last.is(id))
             && let Some(response_id) = ResponseId::new(id)
         {
             self.sounding = Some(response_id);
@@ -465,7 +491,10 @@ impl Call {
     ) {
         match self.cuts.on_error(code, message, event_id) {
             None => {
-                let event = self.responses.on_error(code, event_id);
+                let event = self.responses.on_error(code, event_id, message);
+                if code == Some("conversation_already_has_active_response") {
+                    self.forget_openings();
+                }
                 self.send_create(event, now, out);
             }
             Some(refused) => {

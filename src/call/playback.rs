@@ -45,6 +45,10 @@ pub const TONES: u64 = u64::MAX;
 
 /// Whether audio is our own tones.
 pub fn is_tones(item_id: Option<&str>, content_index: u64) -> bool {
+    #[cfg(feature = "planted-bugs")]
+    if super::planted::is(super::planted::Planted::TonesOfTheModels) {
+        return false;
+    }
     item_id.is_none() && content_index == TONES
 }
 
@@ -74,7 +78,7 @@ impl Run {
         match (item_id, &self.item_id) {
             // The same id in another session is another item.
             _ if self.orphan => false,
-            (Some(id), Some(own)) => id == own.as_str() && content_index == self.content_index,
+            (Some(id), Some(own)) => own.is(id) && content_index == self.content_index,
             (Some(_), None) => false,
             // Tones stand alone: the model knows nothing of them, so they must not lengthen or end an item of its.
             (None, _) if is_tones(item_id, content_index) => self.is_tones(),
@@ -84,7 +88,10 @@ impl Run {
     }
 
     fn is_tones(&self) -> bool {
-        self.item_id.is_none() && self.content_index == TONES
+        is_tones(
+            self.item_id.as_ref().map(ItemId::as_str),
+            self.content_index,
+        )
     }
 
     fn same_item(&self, other: &Run) -> bool {
@@ -311,7 +318,7 @@ impl Playback {
     pub fn on_response_done(&mut self, response_id: Option<&str>) {
         for run in &mut self.runs {
             let of_it = match (response_id, &run.response_id) {
-                (Some(id), Some(own)) => id == own.as_str(),
+                (Some(id), Some(own)) => own.is(id),
                 _ => true,
             };
             run.done |= of_it;
@@ -460,9 +467,10 @@ impl Playback {
 
     /// Whether nothing more of this part of an item is played: as far as we remember.
     pub fn is_closed(&self, item_id: &str, content_index: u64) -> bool {
-        self.closed.iter().flatten().any(|(id, part)| {
-            id.as_str() == item_id && part.is_none_or(|part| part == content_index)
-        })
+        self.closed
+            .iter()
+            .flatten()
+            .any(|(id, part)| id.is(item_id) && part.is_none_or(|part| part == content_index))
     }
 
     /// A piece of what an item says, which belongs to its audio in proportion.

@@ -150,6 +150,7 @@ impl Call {
             {
                 self.on_standby_end("expired", now);
             }
+            (_, ServerEvent::AudioDelta(delta)) => self.handle_left_audio(delta),
             _ => {}
         }
     }

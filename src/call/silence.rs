@@ -7,6 +7,8 @@
 
 use super::greeting::Wish;
 use super::outbox::Class;
+#[cfg(feature = "planted-bugs")]
+use super::planted::{self, Planted};
 use super::policy::{Dtmf, Policy, Silence};
 use super::responses::Why;
 use super::state::Phase;
@@ -138,7 +140,8 @@ impl Call {
                 }
                 self.quiet.nudging = false;
             }
-            ServerEvent::AudioDelta(_) => {
+            // Before the session is confirmed it is noise, and not played.
+            ServerEvent::AudioDelta(_) if self.phase == Phase::Ready => {
                 self.anyone_spoke = true;
                 if !self.quiet.nudging {
                     self.quiet.begin_anew();
@@ -206,7 +209,13 @@ impl Call {
         let silent = self.phase == Phase::Ready
             && !self.speech_open
             && !self.responses.is_busy()
+            && !self.is_ended_by_model()
+            && !self.waits_to_begin()
             && self.farewell.is_none();
+        #[cfg(feature = "planted-bugs")]
+        if silent && planted::is(Planted::NudgeTooEarly) {
+            self.quiet.go_on(now.mono, now.mono);
+        }
         if silent {
             self.quiet
                 .go_on(self.playback.silent_at(now.mono), now.mono);
@@ -226,7 +235,8 @@ impl Call {
         let Some((stage, at)) = self.quiet.next(silence) else {
             return;
         };
-        if at > now.mono || self.phase != Phase::Ready {
+        // The agent may have been asked for something since this was set: then nobody is silent.
+        if at > now.mono || self.phase != Phase::Ready || self.is_busy(now) {
             self.watch_silence(now);
             return;
         }
@@ -237,12 +247,23 @@ impl Call {
         }
         self.quiet.nudging = true;
         self.facts.push_back(Fact::Nudged { stage });
+        #[cfg(feature = "planted-bugs")]
+        if planted::is(Planted::NudgeForgotten) {
+            return;
+        }
         let text = match stage {
             1 => &silence.nudge_text,
             _ => &silence.second_nudge_text,
         };
         self.respond(Why::Nudge, &Wish::Say(text.clone()), now, out);
         self.watch_silence(now);
+    }
+
+    /// The model has begun to speak by itself, and what we asked for is refused: a greeting and a nudge would come behind it.
+    pub(super) fn forget_openings(&mut self) {
+        self.responses.withdraw(Why::Greeting);
+        self.responses.withdraw(Why::Nudge);
+        self.quiet.nudging = false;
     }
 
     /// `start` has come: the call's longest duration counts from here.
@@ -278,6 +299,10 @@ impl Call {
         );
         if self.phase == Phase::Ready {
             self.item(NewItem::SystemText(&text), out);
+            #[cfg(feature = "planted-bugs")]
+            if planted::is(Planted::WarningTwice) {
+                self.item(NewItem::SystemText(&text), out);
+            }
         }
         if self.phase == Phase::Ready || self.upstream.was_ready() {
             self.history.system_text(&text);
@@ -286,6 +311,10 @@ impl Call {
 
     /// `Deadline::Duration`.
     pub(super) fn on_duration(&mut self, now: Now, out: &mut impl Output) {
+        #[cfg(feature = "planted-bugs")]
+        if planted::is(Planted::DurationForgotten) {
+            return;
+        }
         self.say_goodbye(EndReason::MaxDuration, DURATION_TEXT, now, out);
     }
 
@@ -314,6 +343,8 @@ impl Call {
     /// Ends the call once what is being said was heard.
     pub(super) fn end_once_heard(&mut self, reason: EndReason, now: Now) {
         let said = !self.responses.is_busy();
+        #[cfg(feature = "planted-bugs")]
+        let said = said || planted::is(Planted::GoodbyeUnsaid);
         self.farewell = Some(Farewell { reason, said });
         let at = match said {
             true => self.playback.silent_at(now.mono) + MARK_GRACE,
@@ -326,7 +357,7 @@ impl Call {
 
     /// Why the call is about to end, by its goodbye or by the model's.
     pub(super) fn goodbye_reason(&self) -> Option<EndReason> {
-        let by_model = self.is_ended_by_model().then_some(EndReason::EndedByModel);
+        let by_model = self.is_ending().then_some(EndReason::EndedByModel);
         self.farewell_reason().or(by_model)
     }
 
@@ -390,8 +421,17 @@ impl Call {
             return;
         }
         let keys = std::mem::take(&mut self.keys);
+        #[cfg(feature = "planted-bugs")]
+        let keys = match planted::is(Planted::KeyLost) && keys.len() > 1 {
+            true => keys[1..].to_owned(),
+            false => keys,
+        };
         let text = format!("The caller pressed {keys}.");
         self.item(NewItem::UserText(&text), out);
+        #[cfg(feature = "planted-bugs")]
+        if planted::is(Planted::KeysTwice) {
+            self.item(NewItem::UserText(&text), out);
+        }
         self.history.user_text(&text);
         self.respond(Why::Text, &Wish::Answer, now, out);
     }

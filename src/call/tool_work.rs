@@ -2,6 +2,8 @@
 
 use super::fact::{EndReason, Leg};
 use super::outbox::Class;
+#[cfg(feature = "planted-bugs")]
+use super::planted::{self, Planted};
 use super::playback::TONES;
 use super::responses::{Want, Why};
 use super::state::Phase;
@@ -55,14 +57,24 @@ impl Call {
         }
     }
 
+    /// A response is done. `asks`: a response for answers of tools is about to be asked for, and serves these as well.
     pub(super) fn on_tools_done(
         &mut self,
         response_id: Option<&str>,
         cancelled: bool,
+        asks: bool,
         now: Now,
         out: &mut impl Output,
     ) {
         self.tools.handle_response_done(response_id, cancelled, now);
+        if asks {
+            self.tools.forget_wish();
+        }
+        #[cfg(feature = "planted-bugs")]
+        if planted::is(Planted::ToolsTooEarly) && self.tools.is_working() && !cancelled {
+            let (why, instructions) = (Why::Tools, None);
+            self.want(Want { why, instructions }, now, out);
+        }
         self.work(now, out);
     }
 
@@ -94,14 +106,19 @@ impl Call {
     pub(super) fn end_when_heard(&mut self, now: Now) {
         if self.tool_work.ending.is_some() {
             self.playback.advance(now.mono);
+            #[cfg(feature = "planted-bugs")]
+            if planted::is(Planted::HungUpUnheard) {
+                self.end(EndReason::EndedByModel);
+                return;
+            }
             if !self.playback.is_unheard() {
                 self.end(EndReason::EndedByModel);
             }
         }
     }
 
-    /// Whether the model has ended the call, and its goodbye is still to be heard.
-    pub(super) fn is_ended_by_model(&self) -> bool {
+    /// Whether the model has ended the call, and only its goodbye is still to be heard.
+    pub(super) fn is_ending(&self) -> bool {
         self.tool_work.ending.is_some()
     }
 
@@ -134,11 +151,19 @@ impl Call {
                     let event = client_event::item_create(item, None, None, OUTPUT_EVENT_ID);
                     // A session that is not set up takes nothing but its update; then it is told with the conversation.
                     if self.phase == Phase::Ready {
+                        #[cfg(feature = "planted-bugs")]
+                        if planted::is(Planted::OutputTwice) {
+                            self.send(out, Leg::Realtime, Class::Control, &[event.as_bytes()]);
+                        }
                         self.send(out, Leg::Realtime, Class::Control, &[event.as_bytes()]);
                     }
                     self.history.output(tool_call_id.as_str(), &output);
                 }
                 ToolAction::WantResponse => {
+                    #[cfg(feature = "planted-bugs")]
+                    if planted::is(Planted::ToolsUnasked) {
+                        continue;
+                    }
                     let want = Want {
                         why: Why::Tools,
                         instructions: None,

@@ -113,6 +113,8 @@ pub(super) struct Upstream {
     pub(super) dial: Option<Purpose>,
     pub(super) standby: Standby,
     pub(super) standby_id: String,
+    /// The connection had waited for a call, and has not shown since that it still works.
+    waited: bool,
     /// When the standby's session ends, ms since 1970.
     pub(super) standby_expires: Option<u64>,
     /// When the session ends, ms since 1970.
@@ -132,6 +134,7 @@ impl Default for Upstream {
             dial: None,
             standby: Standby::None,
             standby_id: String::new(),
+            waited: false,
             standby_expires: None,
             expires: None,
         }
@@ -191,6 +194,11 @@ impl Call {
             (_, Some(Purpose::Standby)) => Some(Leg::Standby),
             _ => None,
         }
+    }
+
+    /// The connection that the next `handle_upstream` brings had waited for a call.
+    pub fn note_waited(&mut self) {
+        self.upstream.waited = true;
     }
 
     /// The dial's outcome.
@@ -253,13 +261,14 @@ impl Call {
             self.finish_goodbye(goodbye, Order::DropUpstream { reason, code }, now);
             return;
         }
-        if self.policy.reconnect.tries == 0 {
+        if self.policy.reconnect.tries == 0 && !self.upstream.waited {
             self.end(reason);
             return;
         }
         self.orders.push_back(Order::DropUpstream { reason, code });
         let is_newest = matches!(self.upstream.standby, Standby::None | Standby::Dialing);
-        if !std::mem::take(&mut self.upstream.useful) && is_newest {
+        // One that had waited has grown old, which is no fault of its endpoint.
+        if !std::mem::take(&mut self.upstream.useful) && is_newest && !self.upstream.waited {
             self.orders.push_back(Order::Distrust);
         }
         self.timers.clear(Deadline::Setup);
@@ -332,6 +341,19 @@ impl Call {
         let Some(outage) = &mut self.upstream.outage else {
             return;
         };
+        if std::mem::take(&mut self.upstream.waited) {
+            // A connection that had waited for the call, and died when it was needed: no try, and no patience spent.
+            self.facts.push_back(Fact::Reconnecting {
+                attempt: self.upstream.tries,
+                wait_ms: 0,
+                cause,
+            });
+            if self.phase != Phase::Dialing {
+                self.enter(Phase::Dialing);
+            }
+            self.on_redial();
+            return;
+        }
         outage.tries += 1;
         let until = outage.until;
         self.upstream.tries += 1;
@@ -461,6 +483,7 @@ impl Call {
     pub(super) fn on_ready(&mut self, now: Now, out: &mut impl Output) {
         let first = !self.upstream.was_ready();
         self.upstream.sessions += 1;
+        self.upstream.waited = false;
         self.upstream.wrong_formats = 0;
         self.arm_rollover(now);
         self.timers.clear(Deadline::Setup);

@@ -11,8 +11,10 @@
 //! | `/api/calls/{callId}/turns` | GET | `status`; guarded like `/metrics` |
 //! | `/api/twilio/voice`, `/api/twilio/incoming`, `/twilio/incoming-call` | GET, POST | `webhook` |
 //! | `/api/twilio/incoming-call` | GET, POST | `webhook`, simple mode |
+//! | `/api/twilio/after-stream` | GET, POST | `after_stream` |
 //! | every alias of `base::route` | GET, POST | `stream` |
 
+pub mod after_stream;
 pub mod error;
 pub mod report;
 pub mod router;
@@ -219,6 +221,7 @@ async fn upkeep(shared: Arc<Shared>) {
         tick.tick().await;
         shared.prometheus.run_upkeep();
         let now = shared.now().unix_ms;
+        shared.calls.after.forget_until(now);
         let is_over = |directory: &Directory| {
             let mut expected = directory.expected.iter();
             expected.any(|(_, expected)| expected.expires_unix_ms <= now)

@@ -5,7 +5,7 @@
 
 use super::Shared;
 use super::error::{ApiError, of_status};
-use super::{status, stream, webhook};
+use super::{after_stream, status, stream, webhook};
 use crate::base::route::STREAM_ALIASES;
 use crate::proto::http::head::HeadError;
 use crate::telemetry::http_meter;
@@ -64,6 +64,7 @@ enum Serve {
     Turns,
     Voice,
     VoiceSimple,
+    AfterStream,
 }
 
 const fn route(
@@ -122,6 +123,12 @@ pub const ROUTES: &[Route] = &[
         Serve::VoiceSimple,
         "voice webhook of the simple mode",
     ),
+    route(
+        WEBHOOK,
+        after_stream::PATH,
+        Serve::AfterStream,
+        "what follows a call's stream",
+    ),
 ];
 
 /// Everything, for the main listener.
@@ -165,6 +172,9 @@ fn serve(serve: Serve) -> MethodRouter<Arc<Shared>> {
         Serve::Voice => get(webhook::voice).post(webhook::voice).layer(spoken),
         Serve::VoiceSimple => get(webhook::voice_simple)
             .post(webhook::voice_simple)
+            .layer(spoken),
+        Serve::AfterStream => get(after_stream::next)
+            .post(after_stream::next)
             .layer(spoken),
     }
 }

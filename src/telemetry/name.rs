@@ -91,6 +91,16 @@ pub const REPORTS_DROPPED: &str = "voxrelay_worker_reports_dropped_total";
 pub const TLS_ERRORS: &str = "voxrelay_worker_tls_errors_total";
 /// Carrier legs that were not read for a while: they brought too much at once.
 pub const LEGS_PAUSED: &str = "voxrelay_worker_legs_paused_total";
+/// Connections to the model that wait for a call, by `kind`.
+pub const IDLE_UPSTREAMS: &str = "voxrelay_idle_upstreams";
+/// Connections whose wait for a call is over, by `kind` and `outcome`.
+pub const IDLE_ENDED: &str = "voxrelay_idle_upstreams_ended_total";
+/// Messages for which an idle connection had no room.
+pub const IDLE_DROPPED: &str = "voxrelay_idle_upstream_messages_dropped_total";
+/// The `kind` of an idle connection: dialled for an announced call, or kept warm.
+pub const IDLE_KINDS: [&str; 2] = ["predial", "warm"];
+/// The `outcome` of its wait.
+pub const IDLE_ENDS: [&str; 5] = ["adopted", "expired", "cancelled", "lost", "drained"];
 /// Requests answered by the control plane, by `route` (as in the table), `method` and `status`.
 pub const HTTP_REQUESTS: &str = "voxrelay_http_requests_total";
 /// Voice webhooks by `outcome`.
@@ -179,6 +189,14 @@ pub const COUNTERS: &[(&str, &str)] = &[
         LEGS_PAUSED,
         "Carrier legs not read for a while because they brought too much at once",
     ),
+    (
+        IDLE_ENDED,
+        "Connections to the model whose wait for a call is over",
+    ),
+    (
+        IDLE_DROPPED,
+        "Messages for which an idle connection had no room",
+    ),
     (HTTP_REQUESTS, "Requests answered by the control plane"),
     (WEBHOOKS, "Voice webhooks by outcome"),
     (TOOL_CALLS, "Calls of tools that were answered, by outcome"),
@@ -212,6 +230,10 @@ pub const GAUGES: &[(&str, &str)] = &[
     ),
     (CALLS_ACTIVE, "Live calls"),
     (UPSTREAM_OPEN, "Model legs open"),
+    (
+        IDLE_UPSTREAMS,
+        "Connections to the model that wait for a call",
+    ),
     (
         RATE_LIMIT_REMAINING,
         "What the model's account had left when it last said so",

@@ -89,8 +89,6 @@ pub(super) struct Request<'a> {
     pub(super) ticket: Option<Result<Ticket, TicketError>>,
     /// See there.
     pub(super) signature: Signature,
-    /// A worker that has something of this call already: it gets the call, if it takes any.
-    pub(super) prefer: Option<WorkerId>,
 }
 
 /// What the configuration says.
@@ -122,6 +120,8 @@ pub(super) struct Admission {
     calls: Vec<usize>,
     /// What the workers last said of themselves.
     loads: Vec<Load>,
+    /// Announced calls whose connection to the model is made for a worker already.
+    reserved: HashMap<CallId, WorkerId>,
     /// Calls with a place whose id came with the stream: no second one may have it at the same time.
     ids: HashSet<CallId>,
     /// Spent tickets and when they expire.
@@ -136,6 +136,7 @@ impl Admission {
         Self {
             calls: vec![0; workers],
             loads: vec![Load::default(); workers],
+            reserved: HashMap::new(),
             ids: HashSet::new(),
             spent: HashMap::new(),
             sweep_at: SPENT_SWEEP_MIN,
@@ -153,6 +154,25 @@ impl Admission {
         if let Some(known) = self.loads.get_mut(worker) {
             *known = load;
         }
+    }
+
+    /// Whether everything is refused.
+    pub(super) fn is_draining(&self) -> bool {
+        self.draining
+    }
+
+    /// The worker where an announced call will be, as long as its reservation stands.
+    pub(super) fn reserve(&mut self, call_id: CallId) -> WorkerId {
+        let any = self.least(|load| load.overload.is_none());
+        let worker = any.or_else(|| self.least(|_| true)).unwrap_or(0);
+        let worker = WorkerId(worker as u16);
+        self.reserved.insert(call_id, worker);
+        worker
+    }
+
+    /// Its place is chosen, or it has none any more.
+    pub(super) fn unreserve(&mut self, call_id: CallId) {
+        self.reserved.remove(&call_id);
     }
 
     /// Calls that have a place.
@@ -258,11 +278,14 @@ impl Admission {
         if self.live() >= rules.calls_max {
             return Err(Refusal::busy("calls_max", "all places are taken"));
         }
-        let worker = self.place(request.prefer)?;
+        let worker = self.place(call_id)?;
         if let Some(ticket) = spend {
             self.spend(ticket, now_unix_ms)?;
         }
-        self.ids.extend(call_id);
+        if let Some(call_id) = call_id {
+            self.reserved.remove(&call_id);
+            self.ids.insert(call_id);
+        }
         self.calls[worker] += 1;
         Ok(Grant {
             is_unknown: !is_known,
@@ -285,40 +308,49 @@ impl Admission {
         Ok(())
     }
 
-    /// The preferred worker where it takes calls, else the one with the least load; of equals the one with the fewest
-    /// calls, of those the first.
-    fn place(&self, prefer: Option<WorkerId>) -> Result<usize, Refusal> {
-        let takes = |worker: &usize| self.loads[*worker].overload.is_none();
-        let preferred = prefer.map(|worker| usize::from(worker.0));
-        if let Some(worker) = preferred.filter(|worker| *worker < self.loads.len() && takes(worker))
-        {
-            return Ok(worker);
+    /// The worker that has the call's connection to the model already, even where it would take no other call: this one was
+    /// announced while it did. Else the one with the least load.
+    fn place(&self, call_id: Option<CallId>) -> Result<usize, Refusal> {
+        let reserved = call_id.and_then(|call_id| self.reserved.get(&call_id));
+        if let Some(worker) = reserved {
+            return Ok(usize::from(worker.0));
         }
-        (0..self.calls.len())
-            .filter(takes)
-            .min_by_key(|&worker| (self.load_expected(worker), self.calls[worker]))
-            .ok_or_else(|| {
-                let why = self.loads.first().and_then(|load| load.overload);
-                let code = why.map_or("no_worker", |overload| overload.label());
-                Refusal::busy(code, "no worker has headroom for another call")
-            })
+        self.least(|load| load.overload.is_none()).ok_or_else(|| {
+            let why = self.loads.first().and_then(|load| load.overload);
+            let code = why.map_or("no_worker", |overload| overload.label());
+            Refusal::busy(code, "no worker has headroom for another call")
+        })
     }
 
-    /// A worker's load now, millionths of a core.
-    fn load_expected(&self, worker: usize) -> u64 {
-        let load = &self.loads[worker];
-        let (busy, measured) = (
-            u64::from(load.busy_permille) * 1_000,
-            load.measured_live as u64,
-        );
-        let cost = match measured >= CALL_COST_FROM {
-            true => busy / measured,
-            false => CALL_COST,
-        };
-        let calls = self.calls[worker] as u64;
-        busy.saturating_add(calls.saturating_sub(measured) * cost)
-            .saturating_sub(measured.saturating_sub(calls) * cost)
+    /// Of the workers that `may` take a call, the one with the least load, announced calls included; of equals the one with
+    /// the fewest calls, of those the first.
+    fn least(&self, may: impl Fn(&Load) -> bool) -> Option<usize> {
+        let mut calls = self.calls.clone();
+        for worker in self.reserved.values() {
+            calls[usize::from(worker.0)] += 1;
+        }
+        (0..calls.len())
+            .filter(|worker| may(&self.loads[*worker]))
+            .min_by_key(|&worker| {
+                (
+                    load_expected(&self.loads[worker], calls[worker]),
+                    calls[worker],
+                )
+            })
     }
+}
+
+/// A worker's load with so many calls, millionths of a core.
+fn load_expected(load: &Load, calls: usize) -> u64 {
+    let busy = u64::from(load.busy_permille) * 1_000;
+    let measured = load.measured_live as u64;
+    let cost = match measured >= CALL_COST_FROM {
+        true => busy / measured,
+        false => CALL_COST,
+    };
+    let calls = calls as u64;
+    busy.saturating_add(calls.saturating_sub(measured) * cost)
+        .saturating_sub(measured.saturating_sub(calls) * cost)
 }
 
 fn refusal_of(error: TicketError) -> Refusal {

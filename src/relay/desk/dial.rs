@@ -6,6 +6,7 @@
 
 use super::Desk;
 use super::conn::{Conn, Plug, Sockets};
+use super::early::{self, Taken};
 use super::targets::Tried;
 use crate::base::id::{CallId, SlotKey, WorkerId};
 use crate::base::limit::{CONNECT_DEADLINE, HEAD_BYTES_MAX, UPSTREAM_DEADLINE};
@@ -362,7 +363,7 @@ pub(super) struct Cancel {
 }
 
 impl Cancel {
-    fn give(&self) {
+    pub(super) fn give(&self) {
         self.given.set(true);
         self.told.notify_one();
         if let Some(plug) = self.socket.take() {
@@ -370,7 +371,7 @@ impl Cancel {
         }
     }
 
-    async fn ordered(&self) {
+    pub(super) async fn ordered(&self) {
         while !self.given.get() {
             self.told.notified().await;
         }
@@ -436,18 +437,17 @@ pub(super) async fn run(desk: Rc<Desk>, asked: Asked) {
         .borrow_mut()
         .insert((worker, slot), cancel.clone());
     let early = match once {
-        true => None,
-        false => {
-            let deadline = Instant::now() + CONNECT_DEADLINE;
-            tokio::select! {
-                early = desk.early.take(call_id, deadline) => early,
-                () = cancel.ordered() => None,
-            }
-        }
+        true => Taken::Nothing,
+        false => early::take(&desk, call_id, &cancel).await,
     };
     let outcome = match early {
-        Some(upstream) => Ok(upstream),
-        None => attempts(&desk, call_id, once, &cancel).await,
+        Taken::Here(upstream) => Ok(upstream),
+        Taken::Nothing if cancel.given.get() => Err(DialError::Cancelled),
+        Taken::Nothing => attempts(&desk, call_id, once, &cancel).await,
+        Taken::OnItsWay => {
+            desk.dials.0.borrow_mut().remove(&(worker, slot));
+            return;
+        }
     };
     if cancel.given.get() {
         desk.meter.dial_error(DialError::Cancelled.label());

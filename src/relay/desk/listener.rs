@@ -441,19 +441,14 @@ fn admit(
         id: id.filter(|id| ticket != Some(id)),
         ticket: ticket.map(|text| verify(&directory.ticket_key, text, now_unix_ms)),
         signature: signature(desk, request, peer),
-        prefer: None,
     };
     let rules = Rules {
         calls_max: desk.config.relay.calls_max,
         unknown_call: desk.config.carrier.unknown_call,
     };
-    let grant = {
-        let mut admission = desk.admission.borrow_mut();
-        for (worker, sender) in desk.workers.iter().enumerate() {
-            admission.set_load(worker, sender.load());
-        }
-        admission.decide(&asked, rules, &directory, now_unix_ms)?
-    };
+    let grant = desk
+        .admission_now()
+        .decide(&asked, rules, &directory, now_unix_ms)?;
     let place = Place {
         desk: desk.clone(),
         worker: Some(grant.worker),

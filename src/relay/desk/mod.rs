@@ -13,6 +13,7 @@ mod early;
 mod listener;
 mod targets;
 mod upgrade;
+mod warm;
 
 use crate::base::id::{CallId, WorkerId};
 use crate::base::limit::{HEAD_DEADLINE, TLS_ACCEPT_DEADLINE};
@@ -29,7 +30,7 @@ use admit::Admission;
 use conn::Sockets;
 use dial::Dials;
 use listener::{Admitted, Strangers};
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, RefCell, RefMut};
 use std::collections::HashMap;
 use std::future::Future;
 use std::io;
@@ -93,6 +94,7 @@ struct Desk {
     next_ticket: Cell<u64>,
     dials: Dials,
     early: early::Early,
+    warm: warm::Warm,
     sockets: Rc<Sockets>,
     stopping: Cell<bool>,
     /// Both make the ids of refused requests.
@@ -103,6 +105,15 @@ struct Desk {
 }
 
 impl Desk {
+    /// Admission, with what the workers last said of themselves.
+    fn admission_now(&self) -> RefMut<'_, Admission> {
+        let mut admission = self.admission.borrow_mut();
+        for (worker, sender) in self.workers.iter().enumerate() {
+            admission.set_load(worker, sender.load());
+        }
+        admission
+    }
+
     /// The same form as control's, and never the same id.
     fn next_request_id(&self) -> String {
         let number = self.requests.replace(self.requests.get() + 1);
@@ -195,6 +206,7 @@ fn start_with(
         addresses.push(bound);
         listeners.push(listener);
     }
+    let (warm_pool, worker_count) = (config.realtime.warm_pool, workers.len());
     let (ready, started) = std::sync::mpsc::channel();
     let build = move || Desk {
         targets: RefCell::new(Targets::new(
@@ -219,6 +231,7 @@ fn start_with(
         next_ticket: Cell::new(1),
         dials: Dials::default(),
         early: early::Early::default(),
+        warm: warm::Warm::new(warm_pool, worker_count),
         sockets: Rc::default(),
         stopping: Cell::new(false),
         clock: SystemClock::new(),
@@ -288,6 +301,9 @@ async fn run(desk: Rc<Desk>, mut inbox: DeskInbox, listeners: Vec<TcpListener>) 
             }
         }
     }
+    if desk.config.realtime.warm_pool > 0 {
+        spawn(warm::keep(desk.clone()));
+    }
     while let Some(order) = inbox.recv().await {
         match order {
             ToDesk::Dial {
@@ -321,7 +337,18 @@ async fn run(desk: Rc<Desk>, mut inbox: DeskInbox, listeners: Vec<TcpListener>) 
                     spawn(early::predial(desk.clone(), call_id));
                 }
             }
+            ToDesk::Forget { call_id } => early::forget(&desk, call_id),
+            ToDesk::IdleOver {
+                worker,
+                call_id,
+                how,
+                age,
+            } => match call_id {
+                Some(call_id) => early::on_over(&desk, call_id),
+                None => desk.warm.on_over(worker, how, age),
+            },
             ToDesk::Ended { worker, call_id } => {
+                early::forget(&desk, call_id);
                 desk.admission.borrow_mut().release(worker, Some(call_id));
             }
             ToDesk::Admit {
@@ -337,8 +364,15 @@ async fn run(desk: Rc<Desk>, mut inbox: DeskInbox, listeners: Vec<TcpListener>) 
             ToDesk::Admitted { ticket, connection } => {
                 listener::admitted_from_control(&desk, ticket, *connection);
             }
-            ToDesk::ReloadTls => reload(&desk),
-            ToDesk::Drain => desk.admission.borrow_mut().drain(),
+            ToDesk::ReloadTls => {
+                reload(&desk);
+                desk.warm.reload();
+            }
+            ToDesk::Drain => {
+                desk.admission.borrow_mut().drain();
+                desk.warm.drain();
+                early::drain(&desk);
+            }
             ToDesk::Stop => break,
         }
     }
@@ -362,6 +396,7 @@ fn reload(desk: &Desk) {
 /// Ends every ring operation, since the runtime's end waits for them.
 async fn stop(desk: &Desk, doors: Vec<(TcpListener, JoinHandle<()>)>) {
     desk.stopping.set(true);
+    desk.warm.drain();
     for (listener, accepting) in doors {
         // Its pending accept ends with an error, and so does every later one.
         let _ = socket2::SockRef::from(&listener).shutdown(Shutdown::Both);

@@ -2,6 +2,7 @@
 
 mod dial;
 mod door;
+mod early;
 mod leak;
 
 use super::*;
@@ -48,6 +49,8 @@ fn loopback_config() -> Config {
             api_keys: Vec::new(),
             endpoints: Vec::new(),
             predial: true,
+            warm_pool: 0,
+            warm_max_age: Duration::from_secs(300),
             ca_file: None,
             simulated: false,
         },

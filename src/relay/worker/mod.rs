@@ -18,6 +18,7 @@ mod buffer;
 pub mod cores;
 mod deadline;
 mod echo;
+mod idle;
 mod leg;
 mod pulse;
 pub mod ring;
@@ -25,6 +26,7 @@ mod shared;
 mod table;
 #[cfg(test)]
 mod tests;
+mod upstream;
 
 use crate::base::id::{CallId, SlotKey, WorkerId};
 use crate::base::limit;
@@ -170,6 +172,7 @@ impl Worker {
                 starved: Vec::new(),
                 leaving: Vec::with_capacity(LEAVING),
                 grown_bytes: 0,
+                idles: idle::Idles::default(),
                 grown_bytes_max: parts.grown_bytes_max,
             },
             table: Table::default(),
@@ -224,8 +227,11 @@ impl Worker {
                 self.serve(self.touched[at])?;
             }
             self.touched.clear();
+            self.settle_idle()?;
             self.rearm_starved()?;
-            self.inbox.load().set_live(self.table.len());
+            self.inbox
+                .load()
+                .set_live(self.table.len() - self.shared.idles.lives);
             self.shared.flush_desk();
             if self.shared.now.mono >= next_tick {
                 next_tick = self.shared.now.mono + TICK;
@@ -435,6 +441,7 @@ impl Worker {
                     return;
                 };
                 life.dialling = false;
+                self.shared.idles.answered(life.call_id);
                 let index = index_of(leg);
                 let (mut answer, mut connection) = match outcome {
                     Ok(connection) => (Ok(()), Some(connection)),
@@ -460,6 +467,12 @@ impl Worker {
                 }
                 Self::touch(&mut self.touched, life);
             }
+            ToWorker::Idle {
+                upstream,
+                call_id,
+                life,
+            } => self.on_idle(*upstream, call_id, life),
+            ToWorker::DropIdle { call_id } => self.drop_idle(call_id),
             ToWorker::ToolResult { slot, result } => {
                 // The call may have ended meanwhile.
                 let Some(life) = self.table.find(slot) else {
@@ -510,6 +523,7 @@ impl Worker {
         };
         life.touched = false;
         let shared = &mut self.shared;
+        shared.note_idle(life);
         shared.obey(life);
         shared.ask_tools(life);
         for index in 0..life.legs.len() {
@@ -550,6 +564,7 @@ impl Worker {
         stats.calls_active = 0;
         stats.upstream_open = 0;
         stats.carry_bytes = 0;
+        stats.idle_now = self.shared.idles.waiting();
         for life in self.table.lives() {
             if let Driver::Call(session) = &life.driver {
                 sum.add(session.stats());

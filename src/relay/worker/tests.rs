@@ -16,15 +16,15 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use tokio::sync::oneshot;
 
-struct Fixture {
-    orders: WorkerSender,
+pub(super) struct Fixture {
+    pub(super) orders: WorkerSender,
     _reports: ReportInbox,
-    desk: crate::bus::command::DeskInbox,
-    thread: JoinHandle<()>,
+    pub(super) desk: crate::bus::command::DeskInbox,
+    pub(super) thread: JoinHandle<()>,
 }
 
 impl Fixture {
-    fn start() -> Self {
+    pub(super) fn start() -> Self {
         let (orders, inbox) = worker_queue(1024).expect("eventfd");
         let (desk, desk_inbox) = desk_queue(64);
         let (reports, report_inbox) = report_queue(64);
@@ -67,19 +67,19 @@ impl Fixture {
         (ours, outcome)
     }
 
-    fn stop(self) {
+    pub(super) fn stop(self) {
         self.orders.send(ToWorker::Stop).expect("room");
         self.thread.join().expect("no panic outside a call");
     }
 }
 
-fn client_frame(text: &[u8]) -> Vec<u8> {
+pub(super) fn client_frame(text: &[u8]) -> Vec<u8> {
     let mut frame = Vec::new();
     write_frame(&mut frame, Kind::Text, Some([7, 1, 250, 3]), &[text]);
     frame
 }
 
-fn server_frame(text: &[u8]) -> Vec<u8> {
+pub(super) fn server_frame(text: &[u8]) -> Vec<u8> {
     let mut frame = Vec::new();
     write_frame(&mut frame, Kind::Text, None, &[text]);
     frame

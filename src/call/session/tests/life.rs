@@ -108,6 +108,58 @@ fn the_agent_begins_when_it_is_to_and_only_then() {
 }
 
 #[test]
+fn noise_before_the_session_is_confirmed_does_not_keep_the_agent_from_beginning() {
+    let mut pair = started(|policy| policy.first_speaker = FirstSpeaker::AfterMs(2_000));
+    pair.connect();
+    pair.model(CREATED);
+    pair.model(&delta("item_1", &payload(1)));
+    pair.model(UPDATED);
+    pair.pass(2_000);
+    assert_eq!(asked(&pair), ["-"]);
+}
+
+#[test]
+fn the_agents_own_first_words_come_before_a_nudge_and_in_place_of_it() {
+    let mut pair = ready(|policy| {
+        policy.first_speaker = FirstSpeaker::AfterMs(2_000);
+        policy.silence.nudge_after_ms = 1_500;
+    });
+    pair.pass(1_999);
+    assert!(asked(&pair).is_empty());
+    pair.pass(5_000);
+    assert_eq!(asked(&pair).len(), 1, "it is about to speak");
+}
+
+#[test]
+fn what_is_refused_because_the_model_answers_by_itself_is_no_nudge_and_no_greeting_any_more() {
+    for greets in [false, true] {
+        let mut pair = ready(|policy| {
+            policy.silence.nudge_after_ms = 1_000;
+            if greets {
+                policy.first_speaker = FirstSpeaker::AfterMs(1_000);
+            }
+        });
+        pair.pass(1_000);
+        assert_eq!(asked(&pair).len(), 1);
+        // The caller was faster.
+        pair.model(r#"{"type":"input_audio_buffer.speech_started"}"#);
+        pair.model(r#"{"type":"input_audio_buffer.speech_stopped"}"#);
+        pair.model(r#"{"type":"response.created","response":{"id":"resp_1"}}"#);
+        pair.model(r#"{"type":"error","error":{"type":"invalid_request_error","code":"conversation_already_has_active_response","message":"Conversation already has an active response in progress: resp_1."}}"#);
+        pair.model(&delta("item_1", &encode(&[0x55; 16_000])));
+        pair.model(r#"{"type":"response.done","response":{"id":"resp_1","status":"completed"}}"#);
+        pair.pass(2_900);
+        assert_eq!(
+            asked(&pair).len(),
+            1,
+            "two seconds are heard, then it is silent"
+        );
+        pair.pass(200);
+        assert_eq!(asked(&pair).len(), 2);
+    }
+}
+
+#[test]
 fn silence_is_nudged_twice_then_the_call_ends_when_the_goodbye_was_heard() {
     let mut pair = ready(|policy| {
         policy.silence.nudge_after_ms = 5_000;

@@ -405,9 +405,17 @@ fn a_session_is_replaced_before_it_expires_at_a_silent_moment() {
     let said = pair.speak();
     assert!(pair.standby.texts().last().unwrap().contains(&said));
     // What the old one still says is not heard.
+    // It is counted all the same.
     pair.carrier.got.clear();
+    let before = pair.session.stats().clone();
     pair.model(&delta("a9", &payload(3)));
     assert!(pair.carrier.got.is_empty());
+    let stats = pair.session.stats();
+    assert_eq!(stats.outbound_bytes, before.outbound_bytes + 160);
+    assert_eq!(
+        stats.outbound_bytes_dropped,
+        before.outbound_bytes_dropped + 160
+    );
     pair.close(Leg::Realtime, 1000);
     pair.gone(Leg::Realtime, Closed::Eof);
     assert_eq!(pair.reason(), None);

@@ -104,6 +104,25 @@ fn a_response_waits_for_the_one_under_way() {
 }
 
 #[test]
+fn a_response_that_was_waited_for_serves_the_answers_of_the_one_that_ended_just_now() {
+    let mut pair = with_tools();
+    function_call(&mut pair, "a", "look_up", "{}");
+    response_done(&mut pair);
+    // The server answers the caller by itself, with a call of its own.
+    pair.model(r#"{"type":"response.created","response":{"id":"resp_2"}}"#);
+    answer(&mut pair, "a", "A");
+    pair.model(r#"{"type":"response.output_item.done","response_id":"resp_2","item":{"id":"i","type":"function_call","status":"completed","name":"take_note","call_id":"b","arguments":"{\"text\":\"x\"}"}}"#);
+    pair.model(r#"{"type":"response.done","response":{"id":"resp_2","status":"completed"}}"#);
+    let all = ["a=A", "b={\"ok\":true}", "response.create"];
+    assert_eq!(told(&pair), all);
+    pair.model(
+        r#"{"type":"response.created","response":{"id":"resp_3","metadata":{"voxrelay":"tools"}}}"#,
+    );
+    pair.model(r#"{"type":"response.done","response":{"id":"resp_3","status":"completed"}}"#);
+    assert_eq!(told(&pair), all, "one for both");
+}
+
+#[test]
 fn a_tool_that_nobody_answers_for_is_answered_by_the_call_itself() {
     let mut pair = with_tools();
     function_call(&mut pair, "a", "look_up", "{}");

@@ -37,7 +37,6 @@ fn with_id(id: &str, signature: Signature) -> Request<'_> {
         id: Some(id),
         ticket: None,
         signature,
-        prefer: None,
     }
 }
 
@@ -46,7 +45,6 @@ fn with_ticket(call: &str) -> Request<'static> {
         id: None,
         ticket: ticket(call),
         signature: Signature::Valid,
-        prefer: None,
     }
 }
 
@@ -72,7 +70,6 @@ fn development_takes_any_id_and_none() {
         id: None,
         ticket: None,
         signature: Signature::NotNeeded,
-        prefer: None,
     };
     let grant = admission
         .decide(&request, RULES, &directory(), NOW)
@@ -273,41 +270,46 @@ fn calls_go_where_the_measured_load_is_least_and_spread_between_measurements() {
     for _ in 0..placed[0] + 20 {
         admission.release(WorkerId(0), None);
     }
-    assert_eq!(admission.load_expected(0), 0);
+    assert_eq!(load_expected(&admission.loads[0], admission.calls[0]), 0);
 }
 
 #[test]
 fn a_worker_without_headroom_gets_no_call_and_without_any_the_answer_is_503() {
     let mut admission = Admission::new(2);
-    let preferring = |worker| Request {
-        prefer: Some(WorkerId(worker)),
-        ..with_ticket("ours")
-    };
     admission.set_load(0, load(990, 0, Some(Overload::Busy)));
     admission.set_load(1, load(100, 0, Some(Overload::Lag)));
-    let outcome = admission.decide(&preferring(1), RULES, &directory(), NOW);
+    let outcome = admission.decide(&with_ticket("ours"), RULES, &directory(), NOW);
     let refusal = outcome.unwrap_err();
     assert_eq!((refusal.status, refusal.code), (503, "overload_busy"));
     assert_eq!(refusal.retry_after, Some(RETRY_AFTER_SECS));
     admission.set_load(1, load(950, 0, None));
-    // The ticket is unspent, and the preferred worker takes none.
-    let grant = admission.decide(&preferring(0), RULES, &directory(), NOW);
+    // The ticket is unspent.
+    let grant = admission.decide(&with_ticket("ours"), RULES, &directory(), NOW);
     assert_eq!(grant.unwrap().worker, WorkerId(1));
 }
 
 #[test]
-fn a_preferred_worker_gets_the_call_whatever_the_others_do() {
+fn a_call_goes_where_its_connection_is_whatever_the_load_there() {
     let mut admission = Admission::new(3);
-    admission.set_load(2, load(700, 300, None));
-    for (prefer, expected) in [(2, 2), (9, 0)] {
-        let request = Request {
-            prefer: Some(WorkerId(prefer)),
-            id: None,
-            ..with_id("", Signature::NotNeeded)
-        };
-        let grant = admission.decide(&request, RULES, &directory(), NOW);
-        assert_eq!(grant.unwrap().worker, WorkerId(expected));
-    }
+    let ours = CallId::new("ours").unwrap();
+    admission.set_load(0, load(10, 0, None));
+    admission.set_load(1, load(20, 0, Some(Overload::Lag)));
+    assert_eq!(admission.reserve(ours), WorkerId(2));
+    admission.set_load(2, load(999, 300, Some(Overload::Busy)));
+    let grant = admission.decide(&with_ticket("ours"), RULES, &directory(), NOW);
+    assert_eq!(grant.unwrap().worker, WorkerId(2));
+    assert!(admission.reserved.is_empty());
+}
+
+#[test]
+fn announced_calls_spread_like_those_that_have_come() {
+    let mut admission = Admission::new(2);
+    let id = |n: u32| CallId::new(&n.to_string()).unwrap();
+    let workers: Vec<_> = (0..4).map(|n| admission.reserve(id(n)).0).collect();
+    assert_eq!(workers, [0, 1, 0, 1]);
+    admission.unreserve(id(0));
+    admission.unreserve(id(2));
+    assert_eq!(admission.reserve(id(9)), WorkerId(0));
 }
 
 #[test]

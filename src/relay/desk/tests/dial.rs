@@ -7,12 +7,12 @@ use crate::transport::roots;
 use std::sync::Mutex;
 use tokio::net::TcpListener;
 
-const SLOT: SlotKey = SlotKey {
+pub(super) const SLOT: SlotKey = SlotKey {
     index: 3,
     generation: 4,
 };
 
-fn dialling(url: String, keys: &[&str]) -> Config {
+pub(super) fn dialling(url: String, keys: &[&str]) -> Config {
     let mut config = loopback_config();
     config.realtime.url = url;
     config.realtime.api_keys = keys.iter().map(|key| Secret::new(*key)).collect();
@@ -29,7 +29,7 @@ fn dial_order(once: bool) -> ToDesk {
     }
 }
 
-async fn dial(house: &House) -> Result<Established, String> {
+pub(super) async fn dial(house: &House) -> Result<Established, String> {
     house.orders.send(dial_order(false)).await.unwrap();
     answer(house).await
 }
@@ -136,7 +136,7 @@ async fn a_tls_model_is_reached_through_the_ca_file_and_refused_without() {
 }
 
 /// Answers each connection with the next of `answers`, then closes; returns the keys it was shown.
-async fn refusing(listener: &TcpListener, answers: &[&str]) -> Vec<String> {
+pub(super) async fn refusing(listener: &TcpListener, answers: &[&str]) -> Vec<String> {
     let mut keys = Vec::new();
     for answer in answers {
         let (mut socket, _) = listener.accept().await.unwrap();
@@ -302,25 +302,6 @@ async fn a_leg_that_nobody_wants_is_closed_with_a_masked_close_frame() {
     let code = [frame[6] ^ frame[2], frame[7] ^ frame[3]];
     assert_eq!(u16::from_be_bytes(code), 1000);
     assert_eq!(model.read(&mut frame).await.unwrap(), 0);
-}
-
-#[tokio::test]
-async fn a_call_that_was_announced_finds_its_connection_made() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("ws://{}", listener.local_addr().unwrap());
-    let house = House::new(dialling(url, &[]));
-    let call_id = CallId::new("c").unwrap();
-    house
-        .orders
-        .send(ToDesk::Predial { call_id })
-        .await
-        .unwrap();
-    let (socket, _) = listener.accept().await.unwrap();
-    // A second connection would find nobody.
-    drop(listener);
-    let model = tungstenite_model(socket);
-    let relay = async { talk_as_relay(dial(&house).await.unwrap()).await };
-    tokio::join!(model, relay);
 }
 
 #[tokio::test]
