@@ -209,7 +209,7 @@ impl Call {
         let silent = self.phase == Phase::Ready
             && !self.speech_open
             && !self.responses.is_busy()
-            && !self.is_ended_by_model()
+            && !self.is_ending()
             && !self.waits_to_begin()
             && self.farewell.is_none();
         #[cfg(feature = "planted-bugs")]

@@ -165,7 +165,7 @@ fn prove(keys: &str, mut bytes: &[u8]) {
 fn linear(byte: u8) -> f64 {
     let byte = !byte;
     let exponent = i32::from(byte >> 4 & 7);
-    let magnitude = ((i32::from(byte & 15) << 3) + 0x84 << exponent) - 0x84;
+    let magnitude = (((i32::from(byte & 15) << 3) + 0x84) << exponent) - 0x84;
     f64::from(if byte & 0x80 == 0 {
         magnitude
     } else {
