@@ -14,6 +14,9 @@ use std::sync::atomic::{AtomicU16, Ordering};
 
 const PAGE: usize = 4096;
 
+/// Buffers that a group lends at first.
+const LENT_FIRST: u16 = 128;
+
 /// One allocation with a stated alignment, freed when dropped.
 struct Region {
     start: NonNull<u8>,
@@ -52,6 +55,9 @@ pub(super) struct BufferGroup {
     memory: Region,
     /// Our end of the ring, modulo 2^16.
     tail: u16,
+    /// Buffers from here on were never lent: with fewer in turn, those that are stay in the core's cache, and the rest costs
+    /// no memory until a burst needs it.
+    spare: u16,
     /// Which buffers are ours: guards against a completion that names one twice.
     ours: Vec<bool>,
     /// How many are lent.
@@ -59,7 +65,7 @@ pub(super) struct BufferGroup {
 }
 
 impl BufferGroup {
-    /// `count` (a power of two) buffers of `size` bytes, all lent.
+    /// `count` (a power of two) buffers of `size` bytes, `LENT_FIRST` of them lent.
     pub(super) fn new(id: u16, count: u16, size: usize) -> io::Result<Self> {
         assert!(
             count.is_power_of_two() && size > 0,
@@ -72,13 +78,26 @@ impl BufferGroup {
             entries: Region::new(usize::from(count) * size_of::<types::BufRingEntry>()),
             memory: Region::new(usize::from(count) * size),
             tail: 0,
+            spare: 0,
             ours: vec![true; usize::from(count)],
             lent: 0,
         };
-        for index in 0..count {
-            group.give_back(index);
-        }
+        group.lend_more(LENT_FIRST);
         Ok(group)
+    }
+
+    /// Lends so many more than ever before, as far as there are any. Whether there were.
+    fn lend_more(&mut self, more: u16) -> bool {
+        let until = self.count.min(self.spare.saturating_add(more));
+        for index in self.spare..until {
+            self.give_back(index);
+        }
+        std::mem::replace(&mut self.spare, until) < until
+    }
+
+    /// The kernel found none: lends twice as many from now on. `false`: all were lent already.
+    pub(super) fn exhausted(&mut self) -> bool {
+        self.lend_more(self.spare)
     }
 
     /// Registers the group with a ring. The group must outlive the ring's use of it (see `ring::Ring`).
@@ -231,6 +250,16 @@ mod tests {
         slots.give_back(large);
         assert_eq!(slots.lent(), 2);
         assert_eq!(slots.take(1025), large);
+    }
+
+    #[test]
+    fn a_group_lends_more_when_the_kernel_finds_none_and_never_more_than_it_has() {
+        let mut group = BufferGroup::new(0, 512, 64).expect("memory");
+        assert_eq!(group.lent, 128);
+        assert!(group.exhausted() && group.exhausted());
+        assert_eq!(group.lent, 512);
+        assert!(!group.exhausted());
+        assert_eq!(group.lent, 512);
     }
 
     #[test]

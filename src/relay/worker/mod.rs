@@ -324,7 +324,9 @@ impl Worker {
             0 => gone = Some(Closed::Eof),
             error if error < 0 => match -error {
                 libc::ENOBUFS => {
-                    shared.stats.buffers_exhausted += 1;
+                    // Only a want of all of them is worth a count.
+                    let more = shared.ring.lend_more(key.leg);
+                    shared.stats.buffers_exhausted += u64::from(!more);
                     shared.starved.push(key);
                 }
                 libc::EINTR | libc::EAGAIN => {}
