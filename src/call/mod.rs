@@ -440,6 +440,7 @@ impl Call {
     pub fn handle_audio_sent(&mut self, bytes: u64, now: Now) {
         if !self.phase.is_ended() {
             self.playback.on_sent(bytes, now.mono);
+            self.on_audio_taken(now);
         }
     }
 

@@ -14,7 +14,9 @@ use super::responses::Why;
 use super::state::Phase;
 use super::timer::Deadline;
 use super::{Call, EndReason, Fact, Leg, Output};
+use crate::base::limit;
 use crate::base::time::{Mono, Now};
+use crate::base::unit::AudioMs;
 use crate::proto::realtime::client_event::{self, NewItem};
 use crate::proto::realtime::server_event::ServerEvent;
 use std::time::Duration;
@@ -83,7 +85,16 @@ impl Quiet {
 pub(super) struct Farewell {
     reason: EndReason,
     /// They are generated.
-    said: bool,
+    said: Option<Said>,
+}
+
+/// Last words that are all there.
+#[derive(Clone, Copy, Debug)]
+struct Said {
+    /// Where they end on the ledger's line: what comes behind them is not waited for.
+    end: u64,
+    /// Nor is a carrier that takes too long to play them.
+    by: Mono,
 }
 
 impl Call {
@@ -157,7 +168,8 @@ impl Call {
         self.anyone_spoke = true;
         self.quiet.begin_anew();
         self.responses.withdraw(Why::Nudge);
-        if self.farewell_reason() == Some(EndReason::Silence) {
+        // Without a model there is nobody left to come back to.
+        if self.farewell_reason() == Some(EndReason::Silence) && !self.upstream.is_over() {
             self.farewell = None;
             self.responses.withdraw(Why::Goodbye);
             self.timers.clear(Deadline::Goodbye);
@@ -176,13 +188,12 @@ impl Call {
             self.trace.delta(item, now.mono);
             return;
         }
-        if let Some(farewell) = &mut self.farewell
-            && !farewell.said
+        if self
+            .farewell
+            .is_some_and(|farewell| farewell.said.is_none())
             && !self.responses.is_busy()
         {
-            farewell.said = true;
-            let heard = self.playback.silent_at(now.mono);
-            self.timers.set(Deadline::Goodbye, heard + MARK_GRACE);
+            self.on_said(now);
             self.seek_end();
         }
         self.watch_silence(now);
@@ -225,6 +236,18 @@ impl Call {
         match self.quiet.next(silence) {
             Some((_, at)) => self.timers.set(Deadline::Silence, at),
             None => self.timers.clear(Deadline::Silence),
+        }
+    }
+
+    /// The carrier took audio: what it took late is heard late, and silence begins behind it.
+    pub(super) fn on_audio_taken(&mut self, now: Now) {
+        self.put_off_goodbye(now);
+        let heard = self.playback.silent_at(now.mono);
+        if self.quiet.since.is_some_and(|since| since < heard) {
+            self.quiet.since = Some(heard);
+            if let Some((_, at)) = self.quiet.next(&self.policy.silence) {
+                self.timers.set(Deadline::Silence, at);
+            }
         }
     }
 
@@ -326,7 +349,7 @@ impl Call {
         now: Now,
         out: &mut impl Output,
     ) {
-        if self.upstream.is_over() {
+        if self.upstream.is_over() && self.goodbye_reason().is_some() {
             return; // It is being said.
         }
         if self.phase != Phase::Ready {
@@ -345,12 +368,12 @@ impl Call {
         let said = !self.responses.is_busy();
         #[cfg(feature = "planted-bugs")]
         let said = said || planted::is(Planted::GoodbyeUnsaid);
-        self.farewell = Some(Farewell { reason, said });
-        let at = match said {
-            true => self.playback.silent_at(now.mono) + MARK_GRACE,
-            false => now.mono + GOODBYE_DEADLINE,
-        };
-        self.timers.set(Deadline::Goodbye, at);
+        self.farewell = Some(Farewell { reason, said: None });
+        self.timers
+            .set(Deadline::Goodbye, now.mono + GOODBYE_DEADLINE);
+        if said {
+            self.on_said(now);
+        }
         self.timers.clear(Deadline::Silence);
         self.seek_end();
     }
@@ -363,14 +386,20 @@ impl Call {
 
     /// The model is gone in the midst of a goodbye: the call ends when what came of it was heard.
     pub(super) fn hear_goodbye(&mut self, now: Now) {
-        // What waits to be sent is to be heard as well.
-        let left = Duration::from_millis(self.playback.unplayed_ms().0);
+        self.on_said(now);
+        self.hear_ending(now);
+    }
+
+    /// The last words are all there. What of them waits to be sent is to be heard as well.
+    fn on_said(&mut self, now: Now) {
+        self.playback.advance(now.mono);
+        let heard = self.playback.silent_at(now.mono);
+        let (.., end) = self.playback.offsets();
         if let Some(farewell) = &mut self.farewell {
-            farewell.said = true;
-            self.timers
-                .set(Deadline::Goodbye, now.mono + left + MARK_GRACE);
+            let by = heard + limit::WRITE_STALL_DEADLINE;
+            farewell.said = Some(Said { end, by });
+            self.timers.set(Deadline::Goodbye, heard + MARK_GRACE);
         }
-        self.end_by_model_at(now.mono + left + MARK_GRACE);
     }
 
     /// Why the call is about to end by a goodbye of ours.
@@ -381,7 +410,8 @@ impl Call {
     /// The goodbye is said, and every mark behind it came back.
     fn seek_end(&mut self) {
         // A carrier that returns marks at once has played nothing yet: the ledger's clock decides, or the deadline.
-        if let Some(Farewell { reason, said: true }) = self.farewell
+        if let Some(Farewell { reason, said }) = self.farewell
+            && said.is_some()
             && self.marks.none_out()
             && !self.playback.is_unheard()
         {
@@ -391,10 +421,31 @@ impl Call {
 
     /// `Deadline::Goodbye`: time enough.
     pub(super) fn on_goodbye(&mut self, now: Now) {
-        if let Some(reason) = self.farewell_reason() {
-            // What it reports as heard is as of now.
-            self.playback.advance(now.mono);
+        // What it reports as heard is as of now.
+        self.playback.advance(now.mono);
+        self.put_off_goodbye(now);
+        if let Some(reason) = self.farewell_reason()
+            && !self.timers.is_set(Deadline::Goodbye)
+        {
             self.end(reason);
+        }
+    }
+
+    /// Some of the last words went out late, or has yet to: they are waited for so much longer. As of the ledger's last
+    /// `advance`.
+    fn put_off_goodbye(&mut self, now: Now) {
+        let (heard, ..) = self.playback.offsets();
+        if let Some(Farewell {
+            said: Some(Said { end, by }),
+            ..
+        }) = self.farewell
+            && heard < end
+            && now.mono < by
+        {
+            let left = Duration::from_millis(AudioMs::from_pcmu_bytes(end - heard).0);
+            let at = (now.mono + left + MARK_GRACE).min(by);
+            let at = at.max(self.timers.at(Deadline::Goodbye).unwrap_or(at));
+            self.timers.set(Deadline::Goodbye, at);
         }
     }
 

@@ -130,7 +130,6 @@ impl Judge {
     /// The model has ended the call, and its response is done.
     pub(super) fn on_end_call(&mut self) {
         let by = self.now.max(self.talk.audio_until) + MARKS_WAIT;
-        let by = by.min(self.now + GOODBYE_MAX);
         self.talk.ending = Some((by, self.talk.sent));
     }
 
@@ -244,6 +243,10 @@ impl Judge {
         let now = self.now;
         if self.ended {
             return;
+        }
+        if carrier_blocked {
+            // What may wait there is still to be heard.
+            self.talk.busy_until = now;
         }
         let talk = &self.talk;
         if let Some(started) = talk.started

@@ -4,6 +4,7 @@ mod audio;
 mod barge_in;
 mod coalesce;
 mod ends;
+mod goodbye;
 mod harness;
 mod heard;
 mod hostile;
