@@ -16,7 +16,6 @@ use crate::proto::carrier::twilio::Encoder;
 use crate::proto::carrier::{Media, MediaFormat, Message, Start};
 use crate::proto::decode::Noticed;
 use crate::proto::realtime::client_event::{APPEND_PREFIX, APPEND_SUFFIX};
-use std::time::Duration;
 
 /// Silence in one append at most: 1 s.
 const SILENCE_APPEND_BYTES: u64 = AudioMs(1_000).pcmu_bytes();
@@ -120,8 +119,7 @@ impl Call {
             return;
         }
         self.stream_sid = Some(stream_sid);
-        let guard = Duration::from_millis(u64::from(self.policy.barge_in.guard_ms));
-        self.guard_until = now.mono + guard;
+        self.arm_guard(now);
         self.encoder = Encoder::new(stream_sid.as_str());
         let parameters: Vec<_> = start
             .parameters

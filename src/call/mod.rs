@@ -208,8 +208,7 @@ pub struct Call {
     marks: Marks,
     cuts: Cuts,
     hold: Hold,
-    /// No interruption before.
-    guard_until: Mono,
+    interrupts: barge_in::Interrupts,
     responses: Responses,
     /// The response whose first audio was reported.
     sounding: Option<ResponseId>,
@@ -225,6 +224,8 @@ pub struct Call {
     history: History,
     /// The caller stopped speaking, and no audio came in answer yet.
     turn_open: bool,
+    /// What the model was saying when the caller stopped: no answer to that.
+    turn_after: Option<ResponseId>,
     /// Wishes of a time without a session.
     wishes: Vec<responses::Want>,
     quiet: Quiet,
@@ -278,7 +279,7 @@ impl Call {
             marks: Marks::default(),
             cuts: Cuts::default(),
             hold: Hold::default(),
-            guard_until: now.mono,
+            interrupts: barge_in::Interrupts::default(),
             responses: Responses::default(),
             sounding: None,
             text: Vec::new(),
@@ -286,6 +287,7 @@ impl Call {
             upstream: Upstream::default(),
             history: History::default(),
             turn_open: false,
+            turn_after: None,
             wishes: Vec::new(),
             quiet: Quiet::default(),
             farewell: None,

@@ -6,7 +6,7 @@ use super::outbox::Class;
 #[cfg(feature = "planted-bugs")]
 use super::planted;
 use super::playback::{Place, Standing};
-use super::responses::Why;
+use super::responses::{Want, Why};
 use super::state::Phase;
 use super::timer::Deadline;
 use super::upstream::UPDATE_EVENT_ID;
@@ -80,7 +80,7 @@ impl Call {
             ServerEvent::SessionUpdated(echo) => self.on_updated(&echo, now, out),
             ServerEvent::SpeechStarted { audio_start_ms, .. } => {
                 // Before anything else: the caller hears the agent until the carrier has read it.
-                self.on_speech_started(now, out);
+                self.on_speech_started(audio_start_ms, now, out);
                 self.keep_going();
                 self.facts.push_back(Fact::SpeechStarted { audio_start_ms });
                 if self.phase == Phase::Ready {
@@ -90,7 +90,7 @@ impl Call {
                 }
             }
             ServerEvent::SpeechStopped { audio_end_ms, .. } => {
-                self.on_speech_stopped(now, out);
+                self.on_speech_stopped(audio_end_ms, now, out);
                 self.facts.push_back(Fact::SpeechStopped { audio_end_ms });
                 self.speech_open = false;
                 self.timers.clear(Deadline::Pad);
@@ -103,6 +103,7 @@ impl Call {
                 let id = response(response_id.as_deref());
                 if !out_of_band {
                     self.responses.on_created(id, tag.as_deref());
+                    self.on_response_under_speech(out);
                     self.timers.clear(Deadline::Response);
                     self.send_create(None, now, out);
                 }
@@ -313,7 +314,9 @@ impl Call {
             return;
         }
         if self.phase == Phase::Ready {
-            return; // a later update, formats unchanged
+            // Formats unchanged.
+            self.on_later_update();
+            return;
         }
         if let Some(id) = echo.id.as_deref() {
             self.session_id = id.to_owned();
@@ -325,6 +328,7 @@ impl Call {
             session_update: std::mem::take(&mut self.session_update),
         });
         self.on_ready(now, out);
+        self.release_interrupts(out);
         self.release_early(out);
     }
 
@@ -491,11 +495,19 @@ impl Call {
     ) {
         match self.cuts.on_error(code, message, event_id) {
             None => {
+                let crossed = code == Some("conversation_already_has_active_response");
+                let ours = self.responses.expects_refusal(event_id);
                 let event = self.responses.on_error(code, event_id, message);
-                if code == Some("conversation_already_has_active_response") {
+                if crossed {
                     self.forget_openings();
                 }
                 self.send_create(event, now, out);
+                let answers = self.settings.turn_detection.create_response;
+                if crossed && !ours && self.turn_open && answers && !self.was_noise() {
+                    // The server wanted to answer the caller by itself, and will not try again.
+                    let (why, instructions) = (Why::Owed, None);
+                    self.want(Want { why, instructions }, now, out);
+                }
             }
             Some(refused) => {
                 self.stats.truncates_refused += 1;

@@ -121,10 +121,10 @@ pub enum FirstSpeaker {
 pub struct BargeIn {
     /// Whether it ever does.
     pub enabled: bool,
-    /// Not within so many ms of `start`: connection noise is no speech.
+    /// Not within so many ms of `start`: connection noise is no speech. Till then the server is told not to break off either.
     pub guard_ms: u32,
-    /// Above 0: what was cleared is kept so long, ms, and goes on from where it was heard when the speech was
-    /// shorter than that.
+    /// Above 0: what was cleared is kept, and goes on from where it was heard when the speech was shorter than this, ms. With
+    /// a server VAD that is known only `silence_duration_ms` after its end.
     pub confirm_ms: u32,
 }
 

@@ -180,6 +180,13 @@ impl Responses {
         (true, self.next())
     }
 
+    /// Whether a refusal may be of something that we asked for, and not of what the server began by itself.
+    pub fn expects_refusal(&self, event_id: Option<&str>) -> bool {
+        event_id.is_some_and(|id| id.starts_with(CREATE_ID))
+            || self.asked.is_some()
+            || self.unsure.is_some()
+    }
+
     /// An error came, which may say in words what was in the way. The event to send now; `None` also when it was none of
     /// ours.
     pub fn on_error(

@@ -102,10 +102,17 @@ impl Call {
     pub(super) fn on_event(&mut self, event: &ServerEvent<'_>, now: Now) {
         use super::outbound::item;
         match event {
-            ServerEvent::SpeechStarted { .. } => self.on_caller_back(),
+            ServerEvent::SpeechStarted { .. } => {
+                self.on_caller_back();
+                if self.settings.turn_detection.create_response {
+                    // The answer to what is being said now is one to what was said before.
+                    self.responses.withdraw(Why::Owed);
+                }
+            }
             ServerEvent::SpeechStopped { .. } => {
                 self.last_speech = now.mono;
                 self.turn_open = true;
+                self.turn_after = self.responses.active();
                 self.trace.stopped(now.mono);
             }
             ServerEvent::Committed { item_id, .. } => {
@@ -183,7 +190,9 @@ impl Call {
             return;
         }
         if self.stats.outbound_bytes_sent > sent_before {
-            self.turn_open = false;
+            if self.turn_after.is_none() || self.turn_after != self.sounding {
+                self.turn_open = false;
+            }
             let item = self.playback.end_place().map_or(0, |place| place.item);
             self.trace.delta(item, now.mono);
             return;

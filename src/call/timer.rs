@@ -35,7 +35,7 @@ pub enum Deadline {
     Pad,
     /// The first mark's return (`limit::FIRST_MARK_DEADLINE`).
     FirstMark,
-    /// The end of the guard window, for speech that began in it (`Policy::barge_in.guard_ms`).
+    /// The end of the guard window (`Policy::barge_in.guard_ms`).
     Guard,
     /// An interruption can no longer be taken back (`Policy::barge_in.confirm_ms`).
     Confirm,

@@ -328,7 +328,7 @@ impl Call {
         self.speech_open = false;
         self.turn_open = false;
         self.timers.clear(Deadline::Pad);
-        self.timers.clear(Deadline::Guard);
+        self.forget_speech();
         self.history.forget_ids();
         // What they answer belongs to a conversation that is gone; the history says that it is lost.
         self.tools.handle_upstream_lost();
@@ -471,7 +471,7 @@ impl Call {
 
     /// Our settings for the session that was just opened.
     pub(super) fn configure(&mut self, leg: Leg, out: &mut impl Output) {
-        let update = client_event::session_update(&self.settings, UPDATE_EVENT_ID);
+        let update = self.settings_update(leg, UPDATE_EVENT_ID);
         self.send(out, leg, Class::Control, &[update.as_bytes()]);
         if leg == Leg::Realtime {
             self.session_update = update;

@@ -499,8 +499,9 @@ impl Judge {
                 }
             }
             "response.cancel" => {
+                // But in the guard window, and of what began in a pause.
                 assert!(
-                    !self.interrupts,
+                    !self.interrupts || self.terms.guard_ms > 0 || self.reversible,
                     "a cancel where the server breaks off by itself"
                 );
                 self.cancel_step = self.step;

@@ -9,6 +9,10 @@ use crate::trouble::{Leaves, Script, Setup};
 use crate::ws;
 use serde_json::{Map, Value, json};
 
+/// Of the server's turn detection, as the relay sets it.
+const PREFIX_PADDING_MS: u64 = 300;
+const SILENCE_DURATION_MS: u64 = 500;
+
 enum Step {
     Created,
     Updated,
@@ -239,10 +243,12 @@ impl Model {
         if self.dice.percent(self.script.odd) {
             self.odd(judge, out);
         }
+        // Its times lie around the words: the padding before them, the silence behind.
+        let start = (now / 1_000).saturating_sub(PREFIX_PADDING_MS);
         let event = json!({"type": "input_audio_buffer.speech_started", "event_id": "event_b",
-            "audio_start_ms": now / 1_000, "item_id": "item_user"});
+            "audio_start_ms": start, "item_id": "item_user"});
         self.send(out, &event, Note::SpeechStarted);
-        let at = now + self.dice.millis(60, 900);
+        let at = now + self.dice.millis(60, 900) + SILENCE_DURATION_MS * 1_000;
         self.plan(at, Step::SpeechStopped);
         let at = at + self.dice.millis(200, self.script.turns_up_to_ms);
         self.plan(at, Step::Turn);

@@ -8,6 +8,7 @@ mod goodbye;
 mod harness;
 mod heard;
 mod hostile;
+mod interrupt;
 mod life;
 mod loss;
 mod model;
