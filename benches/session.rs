@@ -2,105 +2,14 @@
 //! iteration is one frame, with what the shell does around it (intents, facts, the next deadline).
 #![allow(missing_docs)] // criterion's macros write public items without docs
 
+mod fixture;
+
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use fixture::{delta, media, now, ready, speech_started, turn};
 use std::hint::black_box;
-use std::sync::Arc;
-use std::time::Duration;
-use voxrelay::base::id::{CallId, ItemId};
-use voxrelay::base::time::{Mono, Now};
+use voxrelay::base::id::ItemId;
 use voxrelay::call::Leg;
 use voxrelay::call::playback::Playback;
-use voxrelay::call::session::{Session, Setup};
-use voxrelay::proto::realtime::settings::Settings;
-use voxrelay::proto::ws::writer::{Kind, write_frame};
-
-const SID: &str = "MZ0a9b8c7d6e5f43210123456789abcdef";
-
-fn frame(leg: Leg, text: &str) -> Vec<u8> {
-    let mask = (leg == Leg::Carrier).then_some([0x9f, 0x81, 0x37, 0x60]);
-    let mut bytes = Vec::new();
-    write_frame(&mut bytes, Kind::Text, mask, &[text.as_bytes()]);
-    bytes
-}
-
-/// Lends `bytes` to the session and does a shell's turn; the bytes that went out.
-fn turn(session: &mut Session, leg: Leg, bytes: &mut [u8], now: Now) -> usize {
-    let used = session.handle_input(leg, bytes, now);
-    debug_assert_eq!(used, bytes.len());
-    while session.poll_intent().is_some() {}
-    let mut out = 0;
-    for leg in [Leg::Realtime, Leg::Carrier] {
-        let len = black_box(session.poll_transmit(leg, 16 * 1024)).len();
-        if len > 0 {
-            session.handle_taken(leg, len, now);
-            session.handle_sent(leg, now);
-            out += len;
-        }
-    }
-    while session.poll_fact().is_some() {}
-    black_box(session.poll_timeout());
-    out
-}
-
-fn ready() -> Session {
-    let now = Now::default();
-    let mut session = Session::new(
-        Setup {
-            call_id: CallId::new("bench").expect("short"),
-            settings: Arc::new(Settings::default()),
-            policy: Arc::default(),
-            expected_call_sid: None,
-            mode: voxrelay::base::route::StreamMode::Full,
-            seed: [1; 32],
-        },
-        now,
-    );
-    let start = format!(r#"{{"event":"start","start":{{"callSid":"CA1"}},"streamSid":"{SID}"}}"#);
-    turn(
-        &mut session,
-        Leg::Carrier,
-        &mut frame(Leg::Carrier, &start),
-        now,
-    );
-    session.handle_upstream(Ok(()), now);
-    for event in [
-        r#"{"type":"session.created","session":{"id":"s"}}"#,
-        r#"{"type":"session.updated","session":{"audio":{"input":{"format":{"type":"audio/pcmu"}},"output":{"format":{"type":"audio/pcmu"}}}}}"#,
-    ] {
-        turn(
-            &mut session,
-            Leg::Realtime,
-            &mut frame(Leg::Realtime, event),
-            now,
-        );
-    }
-    assert_eq!(session.phase(), voxrelay::call::state::Phase::Ready);
-    session
-}
-
-/// The caller's `n`th 20 ms.
-fn media(n: u64) -> Vec<u8> {
-    let payload = "fn5/".repeat(53) + "fg==";
-    frame(
-        Leg::Carrier,
-        &format!(
-            r#"{{"event":"media","sequenceNumber":"{}","media":{{"track":"inbound","chunk":"{}","timestamp":"{}","payload":"{payload}"}},"streamSid":"{SID}"}}"#,
-            n + 2,
-            n + 1,
-            61 + n * 20
-        ),
-    )
-}
-
-fn delta(groups: usize) -> Vec<u8> {
-    let payload = "fn5/".repeat(groups) + "fn4=";
-    frame(
-        Leg::Realtime,
-        &format!(
-            r#"{{"type":"response.output_audio.delta","event_id":"event_7dT0aQmP2xLw9Zc4Rk1Vb","response_id":"resp_7dT0aQmP2xLw9Zc4Rk1Vb","item_id":"item_7dT0aQmP2xLw9Zc4Rk1Vb","output_index":0,"content_index":0,"delta":"{payload}"}}"#
-        ),
-    )
-}
 
 fn benches(c: &mut Criterion) {
     let mut group = c.benchmark_group("session");
@@ -141,10 +50,7 @@ fn benches(c: &mut Criterion) {
         });
     }
     // The whole interruption, from the bytes of the event to `clear` in what `poll_transmit` lends, with 2 s unheard.
-    let started = frame(
-        Leg::Realtime,
-        r#"{"type":"input_audio_buffer.speech_started","event_id":"event_1","audio_start_ms":120,"item_id":"item_u"}"#,
-    );
+    let started = speech_started();
     group.bench_function("speech started to clear", |b| {
         b.iter_batched_ref(
             || {
@@ -186,13 +92,6 @@ fn benches(c: &mut Criterion) {
         });
     });
     group.finish();
-}
-
-fn now(ms: u64) -> Now {
-    Now {
-        mono: Mono(0) + Duration::from_millis(ms),
-        unix_ms: ms,
-    }
 }
 
 criterion_group!(session, benches);
