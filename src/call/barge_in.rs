@@ -174,7 +174,10 @@ impl Call {
             let confirm = u64::from(self.policy.barge_in.confirm_ms);
             match self.spoken_ms(audio_end_ms) {
                 Some(ms) if ms >= confirm => self.on_confirmed(now, out),
-                _ => self.resume(now, out),
+                _ => {
+                    self.resume(now, out);
+                    self.hear_later(now);
+                }
             }
         }
         self.interrupts.barging = false;
@@ -194,7 +197,7 @@ impl Call {
     }
 
     /// From the event that speech began until it is known to be long enough.
-    fn confirm_after(&self) -> Duration {
+    pub(super) fn confirm_after(&self) -> Duration {
         let turn = &self.settings.turn_detection;
         let told_after = match turn.kind {
             TurnKind::ServerVad => turn.silence_duration_ms,
@@ -211,6 +214,10 @@ impl Call {
             self.drop_paused();
             let broken_off = self.interrupts.broken_off.take();
             self.cut(broken_off, out);
+            // `end_call` may have come during the pause: the caller has spoken into that goodbye.
+            if !self.upstream.is_over() {
+                self.keep_going();
+            }
         }
     }
 
@@ -621,6 +628,7 @@ impl Call {
     pub fn forget_session(&mut self) {
         self.cuts.on_session_lost();
         self.responses.on_session_lost();
+        self.forget_nudge();
         self.timers.clear(Deadline::Response);
         self.playback.on_session_lost();
     }

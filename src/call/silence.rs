@@ -220,7 +220,16 @@ impl Call {
 
     /// Whether anybody speaks, or is about to, or something is left to be heard.
     pub(super) fn is_busy(&self, now: Now) -> bool {
-        self.speech_open || self.responses.is_busy() || self.playback.silent_at(now.mono) > now.mono
+        self.speech_open || self.responses.is_busy() || self.quiet_from(now) > now.mono
+    }
+
+    /// When all that was sent will have been heard; not before now.
+    fn quiet_from(&self, now: Now) -> Mono {
+        #[cfg(feature = "planted-bugs")]
+        if planted::is(Planted::NudgeTooEarly) {
+            return now.mono;
+        }
+        self.playback.silent_at(now.mono)
     }
 
     /// Sets the next stage of silence, or takes it away while the line is not silent.
@@ -232,13 +241,8 @@ impl Call {
             && !self.is_ending()
             && !self.waits_to_begin()
             && self.farewell.is_none();
-        #[cfg(feature = "planted-bugs")]
-        if silent && planted::is(Planted::NudgeTooEarly) {
-            self.quiet.go_on(now.mono, now.mono);
-        }
         if silent {
-            self.quiet
-                .go_on(self.playback.silent_at(now.mono), now.mono);
+            self.quiet.go_on(self.quiet_from(now), now.mono);
         } else {
             self.quiet.stop(now.mono);
         }
@@ -296,6 +300,11 @@ impl Call {
         self.responses.withdraw(Why::Greeting);
         self.responses.withdraw(Why::Nudge);
         self.quiet.nudging = false;
+    }
+
+    /// The session is gone. What the next one says first is an answer, unless a nudge still waits to be asked for.
+    pub(super) fn forget_nudge(&mut self) {
+        self.quiet.nudging = self.responses.is_wanted(Why::Nudge);
     }
 
     /// `start` has come: the call's longest duration counts from here.
@@ -402,12 +411,35 @@ impl Call {
     /// The last words are all there. What of them waits to be sent is to be heard as well.
     fn on_said(&mut self, now: Now) {
         self.playback.advance(now.mono);
-        let heard = self.playback.silent_at(now.mono);
+        let heard = self.playback.silent_at(now.mono) + self.pause_left();
         let (.., end) = self.playback.offsets();
         if let Some(farewell) = &mut self.farewell {
             let by = heard + limit::WRITE_STALL_DEADLINE;
             farewell.said = Some(Said { end, by });
             self.timers.set(Deadline::Goodbye, heard + MARK_GRACE);
+        }
+    }
+
+    /// What the caller said was for nothing: a goodbye that was generated goes on from now.
+    pub(super) fn hear_later(&mut self, now: Now) {
+        self.playback.advance(now.mono);
+        let by = self.playback.silent_at(now.mono) + limit::WRITE_STALL_DEADLINE;
+        if let Some(Farewell {
+            said: Some(said), ..
+        }) = &mut self.farewell
+        {
+            said.by = said.by.max(by);
+            self.timers.set(Deadline::Goodbye, now.mono + MARK_GRACE);
+            self.put_off_goodbye(now);
+        }
+        self.put_off_ending(by, now);
+    }
+
+    /// How much later what waits may be heard because the caller speaks, and may not mean it.
+    pub(super) fn pause_left(&self) -> Duration {
+        match self.hold.paused {
+            true => self.confirm_after(),
+            false => Duration::ZERO,
         }
     }
 

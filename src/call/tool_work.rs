@@ -43,6 +43,15 @@ struct Ending {
     end: u64,
 }
 
+impl Ending {
+    /// Waits for what is left, now that it is heard up to `heard`.
+    fn wait(&mut self, heard: u64, now: Now) {
+        let left = AudioMs::from_pcmu_bytes(self.end.saturating_sub(heard));
+        let at = now.mono + Duration::from_millis(left.0) + GOODBYE_MARGIN;
+        self.at = at.min(self.by);
+    }
+}
+
 impl Call {
     /// The next HTTP tool to ask; its answer goes to `handle_tool_result`.
     pub fn poll_tool(&mut self) -> Option<ToolCall> {
@@ -113,8 +122,7 @@ impl Call {
             let (heard, ..) = self.playback.offsets();
             if heard < ending.end && now.mono < ending.by {
                 // The carrier took some of it late.
-                let left = Duration::from_millis(AudioMs::from_pcmu_bytes(ending.end - heard).0);
-                ending.at = (now.mono + left + GOODBYE_MARGIN).min(ending.by);
+                ending.wait(heard, now);
             } else {
                 self.end(EndReason::EndedByModel);
             }
@@ -153,10 +161,19 @@ impl Call {
         }
     }
 
+    /// The goodbye goes on only now.
+    pub(super) fn put_off_ending(&mut self, by: Mono, now: Now) {
+        let (heard, ..) = self.playback.offsets();
+        if let Some(ending) = &mut self.tool_work.ending {
+            ending.by = ending.by.max(by);
+            ending.wait(heard, now);
+        }
+    }
+
     /// The end of a call of which nothing more is to be heard than what came until now.
     fn ending(&self, now: Now) -> Ending {
         // At most what may wait to be heard at all: `unplayed_ms_max`.
-        let heard = self.playback.silent_at(now.mono);
+        let heard = self.playback.silent_at(now.mono) + self.pause_left();
         let (.., end) = self.playback.offsets();
         Ending {
             at: heard + GOODBYE_MARGIN,

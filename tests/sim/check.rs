@@ -27,6 +27,8 @@ pub enum Note {
     Other,
     /// The carrier says that the call is over.
     Gone,
+    /// The model says that its session is over.
+    Over,
     /// The caller's audio, by number.
     Caller(usize),
     /// The model's audio.
@@ -161,6 +163,9 @@ pub struct Judge {
     /// Where the session is that the call means, and the one that is to take over.
     current: Option<usize>,
     standby: Option<usize>,
+    /// The session that the call had when this step began, by its connection's number: a close goes out before the end is
+    /// reported.
+    had: Option<u32>,
     pub tools: tools::Tools,
     keys: keys::Keys,
     talk: talk::Talk,
@@ -249,6 +254,8 @@ impl Judge {
     pub fn begin_step(&mut self, step: u64, now: u64) {
         self.step = step;
         self.now = now;
+        let had = self.current.map(|at| &self.at[at]);
+        self.had = had.filter(|at| at.updated).map(|at| at.number);
         self.audio_bytes = [self.audio_bytes[0] + self.audio_bytes[1], 0];
         self.known_before_step = self.seq;
     }
@@ -272,7 +279,7 @@ impl Judge {
         let connection = &mut self.at[place];
         connection.active = None;
         connection.creates.clear();
-        connection.pings.clear();
+        // Pongs may still wait before the close.
         self.current.take_if(|at| *at == place);
         self.standby.take_if(|at| *at == place);
     }
@@ -388,6 +395,10 @@ impl Judge {
             Note::Ping(payload) => {
                 connection.pings.insert(payload.clone(), self.step);
             }
+            Note::Over => {
+                let number = connection.number;
+                self.had.take_if(|had| *had == number);
+            }
             Note::SpeechStopped | Note::Started | Note::Other | Note::Gone => {}
         }
         self.talk_delivered(place, note);
@@ -476,7 +487,12 @@ impl Judge {
                 let tag = tag.as_str().expect("ours says so").to_owned();
                 let id = string(&event, "event_id").to_owned();
                 self.at[at].outstanding.push((id, tag.clone()));
-                self.at[at].creates.push(tag);
+                // One that had to wait behind a send that nobody took: the relay does not ask where in its queue it lies, so a
+                // response that was done meanwhile has passed for its answer, or not. Which, only the relay knows.
+                self.at[at].unsure |= late;
+                if !late {
+                    self.at[at].creates.push(tag);
+                }
                 self.talk_create(at, &event, late);
             }
             "conversation.item.create" => {

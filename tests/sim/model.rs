@@ -212,12 +212,12 @@ impl Model {
         self.closed = true;
         let close = |code: u16| Outgoing {
             bytes: ws::write(ws::CLOSE, &code.to_be_bytes(), None),
-            note: Note::Other,
+            note: Note::Over,
             line: format!("close {code}"),
         };
         match how {
             Leaves::Expired => {
-                self.error(out, "session_expired", Note::Other);
+                self.error(out, "session_expired", Note::Over);
                 out.push(close(1001));
                 self.acts.push(Act::Eof);
             }
@@ -585,6 +585,10 @@ impl Model {
                 line: "pong".to_owned(),
             }),
             Seen::Close(code) if self.script.answers_close => {
+                if self.ready && self.dice.percent(40) {
+                    // It was on its way.
+                    self.stray_delta(judge, out);
+                }
                 self.closed = true;
                 out.push(Outgoing {
                     bytes: ws::write(ws::CLOSE, &code.to_be_bytes(), None),
