@@ -21,6 +21,9 @@ const BACKLOG_BYTES_MAX: usize = 4 * 1024 * 1024 + 256;
 /// How far `audio_end_ms` may lie from what was played when the carrier's clear took effect, where the line is calm.
 const HEARD_TOLERANCE_MS: u64 = 40;
 
+/// What is asked for and not answered is given up.
+const GIVEN_UP_AFTER: u64 = 10_000_000;
+
 /// What a message of a peer's means, for the judge, when the relay has all of it.
 #[derive(Clone, Debug)]
 pub enum Note {
@@ -132,6 +135,8 @@ struct Connection {
     active_tag: Option<String>,
     /// What was asked for and not answered, by our word.
     creates: Vec<String>,
+    /// When the last of them was asked for.
+    asked: u64,
     /// What the server has neither made nor refused, by our `event_id` and word.
     outstanding: Vec<(String, String)>,
     /// It has said our word back.
@@ -479,10 +484,17 @@ impl Judge {
                 {
                     panic!("response.create while {id} is active");
                 }
+                if self.now >= self.at[at].asked + GIVEN_UP_AFTER && !self.at[at].creates.is_empty()
+                {
+                    // Nothing waits for ever. Should it be answered after all, that may pass for an answer to the next.
+                    self.at[at].creates.clear();
+                    self.at[at].unsure = true;
+                }
                 assert!(
                     late || self.at[at].creates.is_empty(),
                     "a second response.create before the first was answered"
                 );
+                self.at[at].asked = self.now;
                 let tag = &event["response"]["metadata"]["voxrelay"];
                 let tag = tag.as_str().expect("ours says so").to_owned();
                 let id = string(&event, "event_id").to_owned();

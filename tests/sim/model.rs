@@ -565,9 +565,11 @@ impl Model {
                 });
             }
             _ => {
+                // Each once: nothing takes the same one for news after others were done.
+                let id = format!("resp_unheard_{}", self.seq);
                 let event = json!({"type": "response.done", "event_id": "event_g",
-                    "response": {"id": "resp_unheard", "status": "cancelled", "output": []}});
-                let (id, cancelled) = ("resp_unheard".to_owned(), true);
+                    "response": {"id": id, "status": "cancelled", "output": []}});
+                let cancelled = true;
                 self.send(out, &event, Note::ResponseDone { id, cancelled });
             }
         }
