@@ -37,6 +37,8 @@ pub struct Talk {
     goodbye: Option<Goodbye>,
     /// The model ended the call: by when it must be over, and what was sent until then.
     ending: Option<(u64, u64)>,
+    /// Another response began behind the last words: that one may be cut off.
+    behind: bool,
     /// The caller had begun to speak before that, and may mean it.
     interrupted: bool,
     sent: u64,
@@ -99,6 +101,7 @@ impl Judge {
                 }
             }
             Note::ResponseCreated { id, tag } if current => {
+                talk.behind = true;
                 if tag.is_none() && self.at[place].creates_tag("nudge") {
                     talk.crossed = true;
                 }
@@ -116,6 +119,7 @@ impl Judge {
                     && goodbye.response.as_deref() == Some(id)
                 {
                     goodbye.done = true;
+                    talk.behind = false;
                     goodbye.sent = talk.sent;
                 }
             }
@@ -133,6 +137,7 @@ impl Judge {
     pub(super) fn on_end_call(&mut self) {
         let by = self.now.max(self.talk.audio_until) + MARKS_WAIT;
         self.talk.ending = Some((by, self.talk.sent));
+        self.talk.behind = false;
         let speaks = self.current.is_some_and(|at| self.at[at].speech_open);
         self.talk.interrupted = self.reversible && speaks;
     }
@@ -365,8 +370,9 @@ impl Judge {
             }
             _ => {}
         }
-        self.talk.must_be_heard =
-            self.calm && alive && last_words.is_some_and(|sent| sent >= self.talk.sent);
+        self.talk.must_be_heard = self.calm
+            && alive
+            && last_words.is_some_and(|sent| !self.talk.behind || sent >= self.talk.sent);
     }
 
     /// D12: the carrier closes; so much of what it was sent was not played.
