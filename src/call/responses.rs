@@ -136,9 +136,14 @@ impl Responses {
         if let Some(tag) = tag {
             self.echoes = true;
             let is = |want: &Want| want.why.label() == tag;
+            let answers_newer = self.asked.as_ref().is_some_and(is);
             // The older one is answered only now: the response that was done carried no word, so it was not ours. Where nobody
             // had announced that, it may have been; then the newer is answered, where both are of a kind.
-            let older = self.unsure.take().filter(|unsure| is(&unsure.want));
+            // Is it neither's, then it is the answer to one that was asked for before both, and they are still to be answered.
+            let older = self
+                .unsure
+                .take_if(|unsure| is(&unsure.want) || answers_newer)
+                .filter(|unsure| is(&unsure.want));
             if older.is_none_or(|unsure| unsure.lone && self.is_asked(unsure.want.why)) {
                 self.asked = None;
             }
