@@ -1,0 +1,6 @@
+//! The journal.
+pub mod entry;
+pub mod header;
+pub mod policy;
+pub mod scan;
+pub mod seq;
