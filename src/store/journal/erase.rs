@@ -10,12 +10,13 @@ use super::disk::Disk;
 use super::entry::Content;
 use super::error::JournalError;
 use super::file::rewrite;
+use super::header::{is_temporary, parse_name};
 use super::read::{FileScan, Found, Open};
 use super::seq::Seq;
 use super::verify::readable;
 use super::writer::Journal;
 use crate::base::id::CallId;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// What an erasure did.
@@ -42,11 +43,18 @@ impl<D: Disk> Journal<D> {
         }
         self.commit()?;
         let mut erased = Erased::default();
-        let mut files: Vec<(String, Option<Seq>)> = readable(&self.segments);
-        let unreadable = self.segments.iter().filter(|segment| segment.unreadable);
-        files.extend(unreadable.map(|segment| (segment.name.clone(), None)));
-        files.extend(self.snapshots.iter().map(|s| (s.name.clone(), None)));
-        for (name, limit) in files {
+        let limits: BTreeMap<String, Option<Seq>> = readable(&self.segments).into_iter().collect();
+        let fail = |error: std::io::Error| JournalError::from_io("erasing", &error);
+        // By what is in the directory and not by what is in use: a snapshot whose last step failed, or that nobody adopted,
+        // and unfinished files hold entries too.
+        for name in self.disk.list().map_err(fail)? {
+            if is_temporary(&name) {
+                self.disk.remove(&name).map_err(fail)?;
+            }
+            if parse_name(&name).is_none() {
+                continue;
+            }
+            let limit = limits.get(&name).copied().flatten();
             match FileScan::open(&self.disk, &name)? {
                 Open::Vanished => return Err(JournalError::Gone),
                 Open::Unreadable { .. } => {
@@ -74,6 +82,8 @@ impl<D: Disk> Journal<D> {
                 }
             }
         }
+        // Also for files that were removed before and whose names may still be on the disk.
+        self.disk.sync_dir().map_err(fail)?;
         Ok(erased)
     }
 
@@ -95,7 +105,6 @@ impl<D: Disk> Journal<D> {
         }
         self.disk
             .remove(name)
-            .and_then(|()| self.disk.sync_dir())
             .map_err(|error| JournalError::from_io("removing an unreadable file", &error))?;
         self.segments.retain(|segment| segment.name != name);
         self.snapshots.retain(|snapshot| snapshot.name != name);

@@ -24,13 +24,14 @@ pub struct SnapshotWriter<D: Disk> {
     covers: Seq,
     next: Seq,
     entries: u64,
-    _under_way: Arc<()>,
+    under_way: Arc<()>,
 }
 
-/// A finished snapshot; `Journal::adopt` takes it.
+/// A finished snapshot; `Journal::adopt` takes it. Until then nothing can be erased.
 #[derive(Debug)]
 pub struct Snapshot {
     report: SnapshotReport,
+    _under_way: Arc<()>,
 }
 
 impl<D: Disk> SnapshotWriter<D> {
@@ -70,7 +71,10 @@ impl<D: Disk> SnapshotWriter<D> {
             bytes,
             complete: true,
         };
-        Ok(Snapshot { report })
+        Ok(Snapshot {
+            report,
+            _under_way: self.under_way,
+        })
     }
 }
 
@@ -101,7 +105,7 @@ impl<D: Disk> Journal<D> {
             covers,
             next: first,
             entries: 0,
-            _under_way: self.under_way.clone(),
+            under_way: self.under_way.clone(),
         })
     }
 
