@@ -69,16 +69,25 @@ impl OsDisk {
     /// Makes the directory and its parents where they are missing, readable by its owner only, and opens it.
     pub fn create_dir(directory: &Path) -> Result<Self, JournalError> {
         use std::os::unix::fs::DirBuilderExt as _;
-        let made = !directory.exists();
+        let fail = |error: io::Error| JournalError::from_io("making the store's directory", &error);
+        let missing: Vec<&Path> = directory
+            .ancestors()
+            .take_while(|ancestor| !ancestor.as_os_str().is_empty() && !ancestor.exists())
+            .collect();
         std::fs::DirBuilder::new()
             .recursive(true)
             .mode(0o700)
             .create(directory)
-            .map_err(|error| JournalError::from_io("making the store's directory", &error))?;
-        if made && let Some(parent) = directory.parent().filter(|p| !p.as_os_str().is_empty()) {
+            .map_err(fail)?;
+        // A new name is durable once the directory that holds it is synced.
+        for made in missing {
+            let parent = match made.parent() {
+                Some(parent) if !parent.as_os_str().is_empty() => parent,
+                _ => Path::new("."),
+            };
             File::open(parent)
                 .and_then(|parent| parent.sync_all())
-                .map_err(|error| JournalError::from_io("making the store's directory", &error))?;
+                .map_err(fail)?;
         }
         Self::open(directory)
     }

@@ -12,7 +12,7 @@ pub enum JournalError {
     ReadOnly,
     /// EACCES or EPERM.
     Permission,
-    /// The directory or a file in it was deleted under us.
+    /// The directory or a file in it is not there, or was deleted under us.
     Gone,
     /// Another process writes here.
     Locked {
@@ -106,7 +106,7 @@ impl fmt::Display for JournalError {
                 "no permission to write in the store's directory: give it to the user that the daemon runs as",
             ),
             Self::Gone => f.write_str(
-                "the store's directory or a file in it was deleted: put it back from a backup and restart; calls go on, but nothing more is recorded",
+                "the store's directory or a file in it is not there or was deleted: put it back from a backup and restart; until then nothing is recorded",
             ),
             Self::Locked { pid: Some(pid) } => write!(
                 f,

@@ -127,6 +127,8 @@ impl<D: Disk> Drop for NewFile<D> {
 pub(super) struct Rewritten {
     /// Entries that are tombstones now and were none before.
     pub erased: u64,
+    /// Tombstones in the place of damage.
+    pub lost: u64,
     /// The file's new length.
     pub bytes: u64,
 }
@@ -146,7 +148,7 @@ pub(super) fn rewrite<D: Disk>(
         ..scan.header
     };
     let mut new = NewFile::begin(disk, header)?;
-    let (mut erased, mut damaged) = (0, false);
+    let (mut erased, mut lost, mut damaged) = (0, 0, false);
     let mut expected = header.first;
     while let Some(found) = scan.next()? {
         let Found::Entry(entry) = found else {
@@ -162,6 +164,7 @@ pub(super) fn rewrite<D: Disk>(
         // The scanner lets no more numbers be left out than the damage can have held.
         while expected < entry.seq {
             new.add_tombstone(expected, false, Content::Lost)?;
+            lost += 1;
             expected = expected.next().unwrap_or(entry.seq);
         }
         if entry.content == Content::Whole && erase(&entry) {
@@ -186,5 +189,9 @@ pub(super) fn rewrite<D: Disk>(
         });
     }
     let (_, bytes) = new.finish()?;
-    Ok(Rewritten { erased, bytes })
+    Ok(Rewritten {
+        erased,
+        lost,
+        bytes,
+    })
 }

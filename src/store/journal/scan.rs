@@ -163,6 +163,7 @@ impl Scanner {
 
 /// For the fuzzer and the tests: properties of any bytes, in any pieces.
 pub mod property {
+    use super::super::header::{self, FileHeader, Opened};
     use super::*;
 
     /// Scans `bytes` whole and in pieces: the same entries at the same places, every byte accounted for, numbers rising.
@@ -172,6 +173,12 @@ pub mod property {
         let Some((choice, bytes)) = input.split_at_checked(2) else {
             return;
         };
+        if let Opened::Header { header, .. } = FileHeader::decode(bytes) {
+            let again = FileHeader::decode(&header.encode());
+            let damaged = false;
+            assert_eq!(again, Opened::Header { header, damaged });
+            assert!(header::parse_name(&header.name()).is_some());
+        }
         let salt = u64::from(choice[0] & 1);
         let piece = usize::from(choice[1]) + 1;
         let mut sealed = bytes.to_vec();

@@ -7,7 +7,7 @@ use super::file::{NewFile, rewrite};
 use super::header::{FileHeader, is_temporary, parse_name};
 use super::read::{FileScan, Open};
 use super::replay::{Base, Replay};
-use super::report::{Report, SegmentReport, SnapshotReport};
+use super::report::{Gap, Report, SegmentReport, SnapshotReport};
 use super::seq::Seq;
 use super::verify::{readable, verify};
 use crate::base::limit::{
@@ -309,7 +309,8 @@ impl<D: Disk> Journal<D> {
     }
 
     /// Everything durable above `after`, for an index that has applied all up to it (`Seq::NONE`: nothing yet).
-    /// See [`Base`] for what it begins with.
+    /// See [`Base`] for what it begins with. An index that stands above `durable` is not of this journal (a backup
+    /// that was put back): it gets nothing, and its owner should build it anew.
     pub fn replay(&self, after: Seq) -> Replay<D> {
         let complete = self.snapshots.iter().filter(|s| s.complete);
         let snapshot = complete.max_by_key(|s| s.covers).or_else(|| {
@@ -344,13 +345,18 @@ impl<D: Disk> Journal<D> {
 /// left unfinished.
 ///
 /// That process may have been killed between write and fdatasync, or after an fdatasync that failed: then a further
-/// fdatasync may say that all is well although the pages were dropped. So the file is written anew. Where that is
-/// not possible (damage inside it, no space), it is cut and synced as it is.
+/// fdatasync may say that all is well although the pages were dropped. So the file is written anew, with tombstones in
+/// the place of entries that a crash tore out of its last commit. Where that is not possible (no space), or would destroy
+/// what somebody may want to look at (damage to what was durable), it is cut and synced as it is.
+///
+/// A hand-over between two processes must open without this: there the older one is alive and appends.
 fn settle<D: Disk>(disk: &D, report: &mut Report, salt: u64) -> Result<(), JournalError> {
     let Some(segment) = report.segments.last_mut().filter(|s| !s.unreadable) else {
         return Ok(());
     };
-    let sound = segment.damaged_bytes == 0 && segment.unreadable_bytes == 0;
+    let first = segment.first;
+    let damaged = |gap: &Gap| gap.proven && gap.last >= first;
+    let sound = segment.unreadable_bytes == 0 && !report.gaps.iter().any(damaged);
     if segment.entries > 0
         && sound
         && let Open::Scan(scan) = FileScan::open(disk, &segment.name)?
@@ -358,6 +364,9 @@ fn settle<D: Disk>(disk: &D, report: &mut Report, salt: u64) -> Result<(), Journ
     {
         report.truncated_bytes = segment.tail_bytes;
         segment.bytes = done.bytes;
+        segment.entries += done.lost;
+        segment.lost += done.lost;
+        segment.damaged_bytes = 0;
         segment.tail_bytes = 0;
         segment.head_damaged = false;
         return Ok(());

@@ -156,6 +156,40 @@ fn a_lost_stretch_is_told_by_its_numbers_and_what_follows_is_used() {
 }
 
 #[test]
+fn what_a_crash_tore_out_of_the_last_commit_is_told_once_and_what_follows_it_is_used() {
+    let disk = SimDisk::new(1);
+    let (mut journal, _) = Journal::open(disk.clone(), options(1)).expect("empty");
+    let mut judge = Judge::default();
+    judge.append(&mut journal, 1, 100).expect("room");
+    judge.commit(&mut journal).expect("no fault");
+    for _ in 0..12 {
+        judge.append(&mut journal, 1, 100).expect("room");
+    }
+    judge.commit(&mut journal).expect("no fault");
+    let name = segments(&disk).pop().expect("one");
+    let copy = bent(&disk, &name, |bytes| bytes[2048..2560].fill(0));
+    let (ids, report) = reopened(&copy);
+    assert_eq!(report.gaps.len(), 1, "{report}");
+    assert!(!report.gaps[0].proven, "{report}");
+    let lost = report.lost_entries();
+    assert!((3..=5).contains(&lost), "{report}");
+    assert_eq!(ids.len() as u64, 13 - lost);
+    // Its numbers are tombstones now.
+    let (again, report) = reopened(&copy);
+    assert_eq!(again, ids);
+    assert!(report.is_sound(), "{report}");
+    assert_eq!(report.segments[0].lost, lost);
+    // Damage to what was durable beyond doubt stays where it is, for whoever wants to look at it.
+    let copy = bent(&disk, &name, |bytes| bytes[1100] ^= 1);
+    let damaged = copy.bytes(&name);
+    for _ in 0..2 {
+        let (ids, report) = reopened(&copy);
+        assert_eq!((ids.len(), report.lost_entries()), (12, 1), "{report}");
+        assert_eq!(copy.bytes(&name), damaged);
+    }
+}
+
+#[test]
 fn a_missing_or_unreadable_segment_costs_its_own_entries_and_they_are_told() {
     let disk = filled();
     let names = segments(&disk);
@@ -316,9 +350,12 @@ fn a_forged_entry_in_a_text_is_not_found_when_its_host_is_damaged() {
     let name = segments(&disk).pop().expect("one");
     let copy = bent(&disk, &name, |bytes| bytes[FILE_HEADER_BYTES + 16] ^= 1);
     let (journal, report) = Journal::open(copy, options(2)).expect("it opens");
-    assert_eq!(report.entries(), 2, "{report}");
+    assert_eq!(report.lost_entries(), 1, "{report}");
     let mut replay = journal.replay(Seq::NONE);
+    let mut contents = Vec::new();
     while let Some(stored) = replay.next().expect("it replays") {
-        assert_eq!(stored.body, host);
+        contents.push(stored.content);
+        assert!(stored.content == Content::Lost || stored.body == host);
     }
+    assert_eq!(contents, [Content::Lost, Content::Whole, Content::Whole]);
 }
