@@ -389,7 +389,7 @@ mod tests {
                 if at + 40 <= bytes.len() {
                     bytes[at..at + 4].copy_from_slice(&entry::MAGIC);
                     bytes[at + 12..at + 16].copy_from_slice(&u32::from(len).to_le_bytes());
-                    bytes[at + 16..at + 24].copy_from_slice(&(1_u64 << 40 | at as u64 / 40 + 1).to_le_bytes());
+                    bytes[at + 16..at + 24].copy_from_slice(&((1_u64 << 40) | (at as u64 / 40 + 1)).to_le_bytes());
                     bytes[at + 35] = len % 3;
                     bytes[at + 36..at + 40].fill(0);
                 }

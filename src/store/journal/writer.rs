@@ -45,8 +45,8 @@ impl Options {
 /// durable. Nothing else makes an entry durable, and only what is up to [`Journal::durable`] may be told to anybody as
 /// kept, or applied to an index that outlives the process: what a crash takes from memory never comes back, and its number neither.
 ///
-/// When a write or a sync fails the segment is left as it is and never touched again, for after a failed fdatasync
-/// nobody knows what the kernel still holds. The waiting entries go to a new segment, which from its first number on
+/// When a write or a sync fails the segment is never appended to again, for after a failed fdatasync nobody knows what the
+/// kernel still holds. The waiting entries go to a new segment, which from its first number on
 /// stands for whatever the old one holds. If that fails too, `commit` reports it, the entries go on waiting, and the
 /// next `commit` tries another new segment.
 pub struct Journal<D: Disk = OsDisk> {
@@ -210,20 +210,32 @@ impl<D: Disk> Journal<D> {
         }
         let active = self.active.as_mut().expect("just begun");
         entry::seal(&mut self.pending, active.salt);
-        let done = self
+        let fail = |error: std::io::Error| JournalError::from_io("writing the journal", &error);
+        let written = self.disk.append(&mut active.file, &self.pending);
+        if let Err(error) = written {
+            // Nothing was synced, so what stands there is still ours to take back: on a full disk it is the last space.
+            if let Some(segment) = self.segments.last().filter(|segment| segment.entries > 0) {
+                let _ = self.disk.truncate(&segment.name, segment.bytes);
+            }
+            self.abandon();
+            return Err(fail(error));
+        }
+        let synced = self
             .disk
-            .append(&mut active.file, &self.pending)
-            .and_then(|()| self.disk.fdatasync(&active.file))
-            .map_err(|error| JournalError::from_io("writing the journal", &error))
-            .and_then(|()| match self.disk.is_linked(&active.file) {
-                Ok(true) => Ok(()),
-                Ok(false) => Err(JournalError::Gone),
-                Err(error) => Err(JournalError::from_io("writing the journal", &error)),
+            .fdatasync(&active.file)
+            .and_then(|()| self.disk.is_linked(&active.file))
+            .map_err(fail)
+            .and_then(|linked| {
+                if linked {
+                    Ok(())
+                } else {
+                    Err(JournalError::Gone)
+                }
             });
-        if done.is_err() {
+        if synced.is_err() {
             self.abandon();
         }
-        done
+        synced
     }
 
     fn begin_segment(&mut self, first: Seq) -> Result<(), JournalError> {

@@ -57,6 +57,27 @@ fn while_the_disk_is_full_nothing_is_durable_and_when_it_is_not_everything_is() 
 }
 
 #[test]
+fn a_write_that_failed_gives_its_space_back() {
+    let disk = SimDisk::new(2);
+    let mut journal = open(&disk);
+    let mut judge = Judge::default();
+    judge.append(&mut journal, 1, 10).expect("room");
+    judge.commit(&mut journal).expect("no fault");
+    let name = verify(&disk).expect("readable").segments[0].name.clone();
+    let before = disk.bytes(&name);
+    judge.append(&mut journal, 1, 2_000).expect("room");
+    // The write fails, and so does the new segment that is tried then; what stands between is the cut.
+    disk.plan(&[
+        Fault::Errors(0, 1, Errno::NOSPC),
+        Fault::Errors(2, NEVER, Errno::NOSPC),
+    ]);
+    assert_eq!(judge.commit(&mut journal), Err(JournalError::DiskFull));
+    assert_eq!(disk.bytes(&name), before);
+    disk.plan(&[]);
+    assert_eq!(judge.commit(&mut journal).map(Seq::count), Ok(2));
+}
+
+#[test]
 fn after_a_failed_sync_the_segment_is_not_touched_again() {
     let disk = SimDisk::new(2);
     let mut journal = open(&disk);

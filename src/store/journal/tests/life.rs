@@ -265,7 +265,7 @@ pub fn live<D: Disk>(seed: u64, wrap: impl Fn(SimDisk) -> D) -> Result<(), Strin
             }
             Err(_) => {}
         }
-        disk = if rng.next_u64() % 3 == 0 {
+        disk = if rng.next_u64().is_multiple_of(3) {
             disk.kill()
         } else {
             disk.crash(rng.next_u64())
@@ -276,13 +276,13 @@ pub fn live<D: Disk>(seed: u64, wrap: impl Fn(SimDisk) -> D) -> Result<(), Strin
 
 fn draw_faults(rng: &mut Rng) -> Vec<Fault> {
     let mut faults = Vec::new();
-    if rng.next_u64() % 2 == 0 {
+    if rng.next_u64().is_multiple_of(2) {
         let errno = [Errno::IO, Errno::NOSPC, Errno::ROFS][rng.next_u64() as usize % 3];
         let from = rng.next_u64() % 60;
         let until = from + [1, 1, 2, 8][rng.next_u64() as usize % 4];
         faults.push(Fault::Errors(from, until, errno));
     }
-    if rng.next_u64() % 2 == 0 {
+    if rng.next_u64().is_multiple_of(2) {
         faults.push(Fault::PowerOff(rng.next_u64() % 120));
     }
     faults
