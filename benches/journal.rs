@@ -7,7 +7,7 @@
 
 use std::hint::black_box;
 
-use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use voxrelay::base::id::CallId;
 use voxrelay::base::limit::JOURNAL_BATCH_ENTRIES;
 use voxrelay::store::journal::entry::Entry;
@@ -52,19 +52,6 @@ fn append(c: &mut Criterion) {
             journal.append(black_box(&entry(&body))).expect("room");
             journal.commit().expect("it writes")
         });
-    });
-    // What of the above is ours: no commit, and the memory given back now and then.
-    group.throughput(Throughput::Elements(batch));
-    group.bench_function("append_86_memory", |b| {
-        b.iter_batched(
-            || journal.commit().expect("it writes"),
-            |_| {
-                for _ in 0..batch {
-                    journal.append(black_box(&entry(&body))).expect("room");
-                }
-            },
-            BatchSize::PerIteration,
-        );
     });
     group.finish();
 }

@@ -111,5 +111,5 @@ mod tests;
 pub use self::{
     error::JournalError,
     report::Report,
-    writer::{Journal, inspect},
+    writer::{Journal, inspect, read},
 };

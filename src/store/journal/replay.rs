@@ -4,7 +4,9 @@ use super::disk::Disk;
 use super::entry::Content;
 use super::error::JournalError;
 use super::read::{FileScan, Found, Open};
+use super::report::{SegmentReport, SnapshotReport};
 use super::seq::Seq;
+use super::verify::readable;
 use crate::base::id::CallId;
 use std::collections::VecDeque;
 
@@ -53,19 +55,38 @@ pub struct Replay<D: Disk> {
 }
 
 impl<D: Disk> Replay<D> {
-    pub(super) fn new(
+    /// Entries above `after` and up to `until`, from these files.
+    pub(super) fn plan(
         disk: D,
-        base: Base,
+        (segments, snapshots): (&[SegmentReport], &[SnapshotReport]),
         after: Seq,
         until: Seq,
-        files: VecDeque<(String, Option<Seq>)>,
     ) -> Self {
+        let complete = snapshots.iter().filter(|s| s.complete);
+        let snapshot = complete.max_by_key(|s| s.covers).or_else(|| {
+            // Better what is whole of a damaged one than nothing.
+            snapshots.iter().max_by_key(|s| (s.covers, s.entries))
+        });
+        // Whether the segments that are left begin early enough.
+        let first = segments.iter().find(|segment| !segment.unreadable);
+        let reached = first.is_none_or(|segment| segment.prior <= after);
+        let snapshot =
+            snapshot.filter(|s| s.covers > after && (!reached || after == Seq::NONE && s.complete));
+        let (base, after) = match snapshot {
+            Some(snapshot) => (Base::Snapshot(snapshot.covers), snapshot.covers),
+            None => (Base::Entries, after),
+        };
+        let snapshot = snapshot.map(|snapshot| (snapshot.name.clone(), None));
+        let needed = |name: &str| segments.iter().any(|s| s.name == name && s.last > after);
+        let rest = readable(segments)
+            .into_iter()
+            .filter(|(name, _)| needed(name));
         Self {
             disk,
             base,
             after,
             until,
-            files,
+            files: snapshot.into_iter().chain(rest).collect(),
             current: None,
         }
     }

@@ -6,10 +6,10 @@ use super::error::JournalError;
 use super::file::{NewFile, rewrite};
 use super::header::{FileHeader, is_temporary, parse_name};
 use super::read::{FileScan, Open};
-use super::replay::{Base, Replay};
+use super::replay::Replay;
 use super::report::{Gap, Report, SegmentReport, SnapshotReport};
 use super::seq::Seq;
-use super::verify::{readable, verify};
+use super::verify::verify;
 use crate::base::limit::{
     JOURNAL_BODY_BYTES_MAX, JOURNAL_PENDING_BYTES_MAX, JOURNAL_SEGMENT_BYTES,
 };
@@ -101,6 +101,16 @@ impl Journal<OsDisk> {
 /// Looks at the journal in `directory` without changing anything, also beside a process that writes in it.
 pub fn inspect(directory: &Path) -> Result<Report, JournalError> {
     verify(&OsDisk::open(directory)?)
+}
+
+/// The report on the journal in `directory`, and its entries above `after`, as [`Journal::replay`] gives them. Changes nothing, and
+/// works beside a process that writes: the last entries may then not be durable yet.
+pub fn read(directory: &Path, after: Seq) -> Result<(Report, Replay<OsDisk>), JournalError> {
+    let disk = OsDisk::open(directory)?;
+    let report = verify(&disk)?;
+    let files = (&report.segments[..], &report.snapshots[..]);
+    let replay = Replay::plan(disk, files, after, report.last);
+    Ok((report, replay))
 }
 
 impl<D: Disk> Journal<D> {
@@ -321,35 +331,15 @@ impl<D: Disk> Journal<D> {
     }
 
     /// Everything durable above `after`, for an index that has applied all up to it (`Seq::NONE`: nothing yet).
-    /// See [`Base`] for what it begins with. An index that stands above `durable` is not of this journal (a backup
+    /// See [`super::replay::Base`] for what it begins with. An index that stands above `durable` is not of this journal (a backup
     /// that was put back): it gets nothing, and its owner should build it anew.
     pub fn replay(&self, after: Seq) -> Replay<D> {
-        let complete = self.snapshots.iter().filter(|s| s.complete);
-        let snapshot = complete.max_by_key(|s| s.covers).or_else(|| {
-            // Better what is whole of a damaged one than nothing.
-            self.snapshots.iter().max_by_key(|s| (s.covers, s.entries))
-        });
-        let from = readable(&self.segments);
-        let first = self.segments.iter().find(|segment| !segment.unreadable);
-        // Whether the segments that are left begin early enough.
-        let reached = first.is_none_or(|segment| segment.prior <= after);
-        let by_snapshot =
-            snapshot.filter(|s| s.covers > after && (!reached || after == Seq::NONE && s.complete));
-        let (base, after) = match by_snapshot {
-            Some(snapshot) => (Base::Snapshot(snapshot.covers), snapshot.covers),
-            None => (Base::Entries, after),
-        };
-        let mut files: std::collections::VecDeque<_> = from
-            .into_iter()
-            .filter(|(name, _)| {
-                let segment = self.segments.iter().find(|s| s.name == *name);
-                segment.is_some_and(|s| s.last > after)
-            })
-            .collect();
-        if let Some(snapshot) = by_snapshot {
-            files.push_front((snapshot.name.clone(), None));
-        }
-        Replay::new(self.disk.clone(), base, after, self.durable, files)
+        Replay::plan(
+            self.disk.clone(),
+            (&self.segments, &self.snapshots),
+            after,
+            self.durable,
+        )
     }
 }
 
