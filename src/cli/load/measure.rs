@@ -352,6 +352,11 @@ fn watch<T>(
         bar.show(live);
         std::thread::sleep(LOOK);
     }
+    if begin.is_some() && end.is_none() {
+        // The end was over between two looks.
+        let reading = pid.and_then(|pid| read(pid, live));
+        end = Some((reading, live.cpu.load(Ordering::Relaxed), Instant::now()));
+    }
     bar.finish();
     let enters_after = relay.enters();
     let (Some((from, cpu_from, at_from, enters)), Some((to, cpu_to, at_to))) = (begin, end) else {

@@ -149,6 +149,13 @@ fn costs(text: &mut String, run: &Run, cost: &Cost) {
         cpu.as_secs_f64() * 1e3 / call_seconds.max(1e-9),
         cpu.as_secs_f64() / cost.wall.as_secs_f64().max(1e-9) * 100.0
     );
+    if run.plan.churn.is_some() && run.ran.tally.answered_measured > 0 {
+        let _ = writeln!(
+            text,
+            "  relay CPU            {:.3} ms a call, set-up, audio and end",
+            cpu.as_secs_f64() * 1e3 / run.ran.tally.answered_measured as f64
+        );
+    }
     let enters = match cost.enters {
         Some(enters) => format!("{:.3} io_uring_enter a frame", enters as f64 / frames),
         None => "system calls a frame not available".to_owned(),
@@ -254,7 +261,7 @@ pub fn json(run: &Run) -> Value {
         "plan": {
             "calls": plan.calls, "ramp_per_s": plan.ramp, "hold_s": plan.hold.as_secs_f64(),
             "profile": plan.profile.label(), "barge_in_rate": plan.barge_in_rate, "churn": churn,
-            "model_latency_ms": plan.model_latency.as_secs_f64() * 1e3, "aligned": plan.aligned,
+            "model_latency_ms": plan.model_latency.as_secs_f64() * 1e3, "aligned": plan.aligned, "slot_us": plan.slot.as_micros() as u64,
             "url": plan.relay, "webhook": plan.webhook, "seed": plan.seed,
         },
         "measured_s": run.ran.window.as_secs_f64(),
