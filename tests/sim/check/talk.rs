@@ -119,7 +119,7 @@ impl Judge {
                     && goodbye.response.as_deref() == Some(id)
                 {
                     goodbye.done = true;
-                    talk.behind = false;
+                    talk.behind = talk.ending.is_some();
                     goodbye.sent = talk.sent;
                 }
             }
