@@ -40,6 +40,7 @@ compile_error!(
 pub mod base;
 pub mod call;
 pub mod proto;
+pub mod store;
 
 #[cfg(feature = "daemon")]
 pub mod bus;

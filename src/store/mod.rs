@@ -1,0 +1,3 @@
+//! What is recorded of calls. The journal is the truth; everything else is a view that can be built again from it.
+
+pub mod record;

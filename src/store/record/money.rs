@@ -1,0 +1,444 @@
+//! Tokens and what they cost. Core.
+//!
+//! All money is whole billionths of a dollar (`Nano`). A price is dollars a million tokens, which is a thousand of these
+//! units a token for each dollar: prices with up to three decimals are exact, so are all sums, and nothing is ever a
+//! fraction in binary.
+
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// Billionths of a dollar.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Nano(pub u64);
+
+impl Nano {
+    /// The sum; the largest there is where it would be larger.
+    pub fn plus(self, other: Nano) -> Nano {
+        Nano(self.0.saturating_add(other.0))
+    }
+
+    /// The difference, never below nothing.
+    pub fn minus(self, other: Nano) -> Nano {
+        Nano(self.0.saturating_sub(other.0))
+    }
+}
+
+impl fmt::Display for Nano {
+    /// Dollars with nine decimals: exact.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{:09}", self.0 / 1_000_000_000, self.0 % 1_000_000_000)
+    }
+}
+
+/// Dollars a million tokens, to three decimals, as the vendor's page has them. Kept as billionths of a dollar a token.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Price(u64);
+
+/// The highest price that is believed, dollars a million tokens.
+pub const DOLLARS_MAX: u64 = 1_000_000;
+
+impl Price {
+    /// Reads a decimal number such as `32`, `0.4` or `0.275`: digits, at most three behind the point, at most
+    /// [`DOLLARS_MAX`].
+    pub fn parse(text: &str) -> Result<Price, PriceError> {
+        let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
+        let is_number = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
+        if !is_number(whole) || !is_number(fraction) {
+            return Err(PriceError::NotDecimal);
+        }
+        let fraction = match fraction.trim_end_matches('0') {
+            short if short.len() <= 3 => short,
+            _ => return Err(PriceError::TooFine),
+        };
+        // At most nine digits, so that neither parse nor product can overflow.
+        let whole: u64 = match whole.trim_start_matches('0') {
+            "" => 0,
+            digits if digits.len() <= 9 => digits.parse().map_err(|_| PriceError::NotDecimal)?,
+            _ => return Err(PriceError::TooHigh),
+        };
+        let thousandths: u64 = format!("{fraction:0<3}")
+            .parse()
+            .map_err(|_| PriceError::NotDecimal)?;
+        let nano = whole * 1_000 + thousandths;
+        if nano > DOLLARS_MAX * 1_000 {
+            return Err(PriceError::TooHigh);
+        }
+        Ok(Price(nano))
+    }
+
+    fn of(self, tokens: u64) -> Nano {
+        Nano(self.0.saturating_mul(tokens))
+    }
+}
+
+impl fmt::Display for Price {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0 / 1_000)?;
+        match self.0 % 1_000 {
+            0 => Ok(()),
+            rest => write!(f, ".{}", format!("{rest:03}").trim_end_matches('0')),
+        }
+    }
+}
+
+impl TryFrom<String> for Price {
+    type Error = PriceError;
+    fn try_from(text: String) -> Result<Self, PriceError> {
+        Price::parse(&text)
+    }
+}
+
+impl From<Price> for String {
+    fn from(price: Price) -> String {
+        price.to_string()
+    }
+}
+
+/// Why a text is no price.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PriceError {
+    /// Something beside digits and one point.
+    NotDecimal,
+    /// More than three decimals.
+    TooFine,
+    /// Above [`DOLLARS_MAX`].
+    TooHigh,
+}
+
+impl fmt::Display for PriceError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NotDecimal => "is no decimal number; write dollars per million tokens, such as \"0.4\"",
+            Self::TooFine => "has more than three decimals; prices are dollars per million tokens",
+            Self::TooHigh => "is above a million dollars per million tokens",
+        })
+    }
+}
+
+impl std::error::Error for PriceError {}
+
+/// What one model costs, dollars a million tokens. A price that is missing is nought: a text model has no audio.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Prices {
+    /// Text read.
+    pub text_input: Price,
+    /// Text read from the cache.
+    pub text_cached: Price,
+    /// Text generated.
+    pub text_output: Price,
+    /// Audio read.
+    pub audio_input: Price,
+    /// Audio read from the cache.
+    pub audio_cached: Price,
+    /// Audio generated.
+    pub audio_output: Price,
+}
+
+/// The price table: what each model costs, by the beginning of its name.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct PriceTable(Vec<(String, Prices)>);
+
+impl PriceTable {
+    /// From rows of a model's name, or the beginning of one that ends in `*`, and its prices.
+    pub fn new(rows: Vec<(String, Prices)>) -> Self {
+        Self(rows)
+    }
+
+    /// A model's prices: the row of exactly that name, else the row with the longest beginning that fits.
+    pub fn of(&self, model: &str) -> Option<&Prices> {
+        let fits = |name: &str| match name.strip_suffix('*') {
+            Some(start) => model.starts_with(start).then_some(start.len()),
+            // An exact name beats any beginning.
+            None => (name == model).then_some(usize::MAX),
+        };
+        let rows = self.0.iter();
+        let best = rows.filter_map(|(name, prices)| Some((fits(name)?, prices)));
+        best.max_by_key(|(length, _)| *length)
+            .map(|(_, prices)| prices)
+    }
+}
+
+/// Tokens of one response, or the sum of several. Cached ones are part of those read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Usage {
+    /// Text read, cached or not.
+    pub text_input: u64,
+    /// Of those, from the cache.
+    pub text_cached: u64,
+    /// Audio read, cached or not.
+    pub audio_input: u64,
+    /// Of those, from the cache.
+    pub audio_cached: u64,
+    /// Text generated, thoughts among it.
+    pub text_output: u64,
+    /// Audio generated, heard or not.
+    pub audio_output: u64,
+}
+
+impl Usage {
+    /// From the counts of `response.done.usage`, which servers leave out one by one: what has no kind is text, cached
+    /// tokens without one are the cheaper kind's last, and no part is larger than its whole.
+    pub fn from_counts(counts: &Counts) -> Usage {
+        let audio_input = counts.input_audio.min(counts.input);
+        // Images and whatever else a later model reads count as text; so does a total without parts.
+        let text_input = counts.input - audio_input;
+        let audio_cached = counts.cached_audio.min(audio_input);
+        let cached = counts.cached.max(counts.cached_text + counts.cached_audio);
+        let text_cached = (cached - audio_cached).min(text_input);
+        let audio_output = counts.output_audio.min(counts.output);
+        Usage {
+            text_input,
+            text_cached,
+            audio_input,
+            // A cached count without a kind is text's as far as there is text, then audio's.
+            audio_cached: audio_cached.max((cached - text_cached).min(audio_input)),
+            text_output: counts.output - audio_output,
+            audio_output,
+        }
+    }
+
+    /// What it costs.
+    pub fn cost(&self, prices: &Prices) -> Nano {
+        let fresh = |all: u64, cached: u64| all.saturating_sub(cached);
+        [
+            prices.text_input.of(fresh(self.text_input, self.text_cached)),
+            prices.text_cached.of(self.text_cached.min(self.text_input)),
+            prices.text_output.of(self.text_output),
+            prices.audio_input.of(fresh(self.audio_input, self.audio_cached)),
+            prices.audio_cached.of(self.audio_cached.min(self.audio_input)),
+            prices.audio_output.of(self.audio_output),
+        ]
+        .into_iter()
+        .fold(Nano(0), Nano::plus)
+    }
+
+    /// Adds another's tokens.
+    pub fn add(&mut self, other: &Usage) {
+        let pairs = [
+            (&mut self.text_input, other.text_input),
+            (&mut self.text_cached, other.text_cached),
+            (&mut self.audio_input, other.audio_input),
+            (&mut self.audio_cached, other.audio_cached),
+            (&mut self.text_output, other.text_output),
+            (&mut self.audio_output, other.audio_output),
+        ];
+        for (sum, more) in pairs {
+            *sum = sum.saturating_add(more);
+        }
+    }
+
+    /// All of them.
+    pub fn total(&self) -> u64 {
+        [self.text_input, self.audio_input, self.text_output, self.audio_output]
+            .into_iter()
+            .fold(0, u64::saturating_add)
+    }
+}
+
+/// The counts of a response as the model reports them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Counts {
+    /// Everything read.
+    pub input: u64,
+    /// Of that, audio.
+    pub input_audio: u64,
+    /// Of what was read, from the cache.
+    pub cached: u64,
+    /// Of those, text.
+    pub cached_text: u64,
+    /// Of those, audio.
+    pub cached_audio: u64,
+    /// Everything generated.
+    pub output: u64,
+    /// Of that, audio.
+    pub output_audio: u64,
+}
+
+/// A call's account.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Account {
+    /// Tokens of all responses.
+    pub usage: Usage,
+    /// What those cost whose price was known.
+    pub cost: Nano,
+    /// Responses.
+    pub responses: u64,
+    /// Of those, the ones whose model is not in the price table: `cost` is too low when this is not 0.
+    pub unpriced: u64,
+}
+
+impl Account {
+    /// Adds a response.
+    pub fn add(&mut self, usage: &Usage, cost: Option<Nano>) {
+        self.usage.add(usage);
+        self.responses = self.responses.saturating_add(1);
+        match cost {
+            Some(cost) => self.cost = self.cost.plus(cost),
+            None => self.unpriced = self.unpriced.saturating_add(1),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn price(text: &str) -> Price {
+        Price::parse(text).unwrap()
+    }
+
+    /// The shape of a speech model's price list.
+    fn prices() -> Prices {
+        Prices {
+            text_input: price("4"),
+            text_cached: price("0.4"),
+            text_output: price("16"),
+            audio_input: price("32"),
+            audio_cached: price("0.40"),
+            audio_output: price("64.0"),
+        }
+    }
+
+    #[test]
+    fn a_bill_is_right_to_the_last_digit() {
+        let usage = Usage {
+            text_input: 1_200,
+            text_cached: 1_000,
+            audio_input: 501,
+            audio_cached: 1,
+            text_output: 37,
+            audio_output: 333,
+        };
+        // By hand, dollars: 200*4 + 1000*0.4 + 37*16 + 500*32 + 1*0.4 + 333*64, a million times too much.
+        assert_eq!(usage.cost(&prices()).to_string(), "0.039104400");
+        assert_eq!(usage.total(), 1_200 + 501 + 37 + 333);
+    }
+
+    #[test]
+    fn cached_tokens_are_never_paid_twice() {
+        let mut usage = Usage {
+            audio_input: 1_000_000,
+            ..Usage::default()
+        };
+        assert_eq!(usage.cost(&prices()).to_string(), "32.000000000");
+        usage.audio_cached = 1_000_000;
+        assert_eq!(usage.cost(&prices()).to_string(), "0.400000000");
+        // Nonsense of a server's costs no more than everything it named.
+        usage.audio_cached = u64::MAX;
+        assert_eq!(usage.cost(&prices()).to_string(), "0.400000000");
+    }
+
+    #[test]
+    fn counts_that_a_server_leaves_out_are_filled_in() {
+        let bare = Counts {
+            input: 100,
+            output: 20,
+            cached: 60,
+            ..Counts::default()
+        };
+        let usage = Usage::from_counts(&bare);
+        assert_eq!((usage.text_input, usage.text_cached), (100, 60));
+        assert_eq!((usage.text_output, usage.audio_output), (20, 0));
+        let full = Counts {
+            input: 100,
+            input_audio: 70,
+            cached: 50,
+            cached_text: 20,
+            cached_audio: 30,
+            output: 20,
+            output_audio: 15,
+        };
+        assert_eq!(
+            Usage::from_counts(&full),
+            Usage {
+                text_input: 30,
+                text_cached: 20,
+                audio_input: 70,
+                audio_cached: 30,
+                text_output: 5,
+                audio_output: 15,
+            }
+        );
+        // Only a sum of the cached: text first, the rest is audio's.
+        let sum = Counts {
+            cached_text: 0,
+            cached_audio: 0,
+            ..full
+        };
+        let usage = Usage::from_counts(&sum);
+        assert_eq!((usage.text_cached, usage.audio_cached), (30, 20));
+    }
+
+    #[test]
+    fn a_price_is_read_exactly_or_refused() {
+        for (text, shown) in [("32", "32"), ("0.4", "0.4"), ("0.275", "0.275"), ("1.500000", "1.5"), ("007", "7")] {
+            assert_eq!(price(text).to_string(), shown);
+        }
+        for text in ["", ".", "1.", ".5", "-1", "1e3", "1,5", "0x1", " 1", "1.2.3", "NaN"] {
+            assert_eq!(Price::parse(text), Err(PriceError::NotDecimal), "{text}");
+        }
+        assert_eq!(Price::parse("0.0001"), Err(PriceError::TooFine));
+        assert_eq!(Price::parse("1000000.001"), Err(PriceError::TooHigh));
+        assert_eq!(Price::parse("99999999999999999999"), Err(PriceError::TooHigh));
+    }
+
+    #[test]
+    fn the_longest_name_that_fits_has_the_price() {
+        let cheap = Prices::default();
+        let table = PriceTable::new(vec![
+            ("gpt-realtime*".into(), prices()),
+            ("gpt-realtime-mini*".into(), cheap),
+            ("gpt-realtime-mini-2".into(), prices()),
+        ]);
+        assert_eq!(table.of("gpt-realtime-2025"), Some(&prices()));
+        assert_eq!(table.of("gpt-realtime-mini"), Some(&cheap));
+        assert_eq!(table.of("gpt-realtime-mini-2"), Some(&prices()));
+        assert_eq!(table.of("other"), None);
+    }
+
+    #[test]
+    fn what_has_no_price_is_said_to_have_none() {
+        let mut account = Account::default();
+        let usage = Usage {
+            text_input: 5,
+            ..Usage::default()
+        };
+        account.add(&usage, Some(Nano(7)));
+        account.add(&usage, None);
+        assert_eq!((account.cost, account.responses, account.unpriced), (Nano(7), 2, 1));
+        assert_eq!(account.usage.text_input, 10);
+    }
+
+    proptest! {
+        #[test]
+        fn no_counts_make_more_tokens_than_there_are(
+            input: u32, input_audio: u32, cached: u32, cached_text: u32, cached_audio: u32, output: u32, output_audio: u32,
+        ) {
+            let usage = Usage::from_counts(&Counts {
+                input: input.into(),
+                input_audio: input_audio.into(),
+                cached: cached.into(),
+                cached_text: cached_text.into(),
+                cached_audio: cached_audio.into(),
+                output: output.into(),
+                output_audio: output_audio.into(),
+            });
+            prop_assert_eq!(usage.total(), u64::from(input) + u64::from(output));
+            prop_assert!(usage.text_cached <= usage.text_input);
+            prop_assert!(usage.audio_cached <= usage.audio_input);
+        }
+
+        #[test]
+        fn a_price_survives_being_written(thousandths in 0..=DOLLARS_MAX * 1_000) {
+            let price = Price(thousandths);
+            prop_assert_eq!(Price::parse(&price.to_string()), Ok(price));
+        }
+    }
+}
