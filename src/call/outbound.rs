@@ -72,20 +72,32 @@ impl Call {
             }
             ServerEvent::SessionCreated(echo) => self.on_created(&echo, out),
             ServerEvent::SessionUpdated(echo) => self.on_updated(&echo, now, out),
-            ServerEvent::SpeechStarted { audio_start_ms, .. } => {
+            ServerEvent::SpeechStarted {
+                audio_start_ms,
+                item_id,
+            } => {
                 // Before anything else: the caller hears the agent until the carrier has read it.
                 self.on_speech_started(now, out);
                 self.keep_going();
-                self.facts.push_back(Fact::SpeechStarted { audio_start_ms });
+                self.facts.push_back(Fact::SpeechStarted {
+                    audio_start_ms,
+                    item_id: item(item_id.as_deref()),
+                });
                 if self.phase == Phase::Ready {
                     self.speech_open = true;
                     self.timers
                         .set(Deadline::Pad, self.last_media + limit::SILENCE_PAD_AFTER);
                 }
             }
-            ServerEvent::SpeechStopped { audio_end_ms, .. } => {
+            ServerEvent::SpeechStopped {
+                audio_end_ms,
+                item_id,
+            } => {
                 self.on_speech_stopped(now, out);
-                self.facts.push_back(Fact::SpeechStopped { audio_end_ms });
+                self.facts.push_back(Fact::SpeechStopped {
+                    audio_end_ms,
+                    item_id: item(item_id.as_deref()),
+                });
                 self.speech_open = false;
                 self.timers.clear(Deadline::Pad);
             }
@@ -108,6 +120,7 @@ impl Call {
                 status,
                 detail,
                 message,
+                usage,
                 ..
             } => {
                 let id = response(response_id.as_deref());
@@ -131,6 +144,7 @@ impl Call {
                         response_id,
                         status: status.unwrap_or_default().into_owned(),
                         detail: detail.map(|text| text.into_owned()),
+                        usage,
                     });
                 }
                 // Last: a tool may end the call, and nothing is reported behind its end.
@@ -153,13 +167,18 @@ impl Call {
                 if let Some(item_id) = item(item_id.as_deref()) {
                     self.playback.on_text(item_id, &transcript, true);
                 }
-                self.transcript(Speaker::Assistant, item_id.as_deref(), &transcript);
+                self.transcript(Speaker::Assistant, item_id.as_deref(), &transcript, None);
             }
             ServerEvent::InputTranscriptCompleted {
                 item_id,
                 transcript,
-                ..
-            } => self.transcript(Speaker::User, item_id.as_deref(), &transcript),
+                probability_mean,
+            } => self.transcript(
+                Speaker::User,
+                item_id.as_deref(),
+                &transcript,
+                probability_mean,
+            ),
             ServerEvent::InputTranscriptFailed { code, message } => {
                 self.facts.push_back(Fact::RealtimeError {
                     code: code.as_deref().unwrap_or("transcription_failed").to_owned(),
@@ -501,11 +520,18 @@ impl Call {
         });
     }
 
-    fn transcript(&mut self, speaker: Speaker, item_id: Option<&str>, text: &str) {
+    fn transcript(
+        &mut self,
+        speaker: Speaker,
+        item_id: Option<&str>,
+        text: &str,
+        confidence: Option<f64>,
+    ) {
         self.facts.push_back(Fact::Transcript {
             speaker,
             item_id: item(item_id).unwrap_or_default(),
             text: text.to_owned(),
+            confidence,
         });
     }
 }

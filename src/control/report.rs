@@ -260,6 +260,7 @@ fn log(report: &Report) {
             response_id,
             status,
             detail,
+            ..
         } => {
             let (status, detail) = (&*brief(status), detail.as_deref().map(brief));
             tracing::debug!(call, %response_id, status, detail = detail.as_deref(), "response done");
@@ -270,16 +271,17 @@ fn log(report: &Report) {
         Fact::FirstAudio { response_id } => {
             tracing::debug!(call, %response_id, "first audio towards the caller");
         }
-        Fact::SpeechStarted { audio_start_ms } => {
+        Fact::SpeechStarted { audio_start_ms, .. } => {
             tracing::debug!(call, audio_start_ms, "caller speaks");
         }
-        Fact::SpeechStopped { audio_end_ms } => {
+        Fact::SpeechStopped { audio_end_ms, .. } => {
             tracing::debug!(call, audio_end_ms, "caller stopped speaking");
         }
         Fact::Transcript {
             speaker,
             item_id,
             text,
+            ..
         } => {
             let characters = text.chars().count();
             tracing::debug!(call, ?speaker, %item_id, characters, "transcript");
@@ -443,6 +445,7 @@ mod tests {
                 response_id: crate::base::id::ResponseId::new("r").expect("fits"),
                 status: long(),
                 detail: Some(long()),
+                usage: None,
             },
         ]);
         assert_eq!(text.lines().count(), 4);
@@ -465,6 +468,7 @@ mod tests {
                 speaker: Speaker::User,
                 item_id,
                 text: "secret words".into(),
+                confidence: None,
             },
             Fact::TranscriptDelta {
                 speaker: Speaker::User,

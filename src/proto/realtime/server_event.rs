@@ -223,7 +223,7 @@ fn read<'a>(root: Value<'_, 'a>) -> Result<(ServerEvent<'a>, Noticed), DecodeErr
             ServerEvent::InputTranscriptCompleted {
                 item_id: top.item_id(),
                 transcript: str_or_empty(top.transcript),
-                logprob_mean: logprob_mean(top.logprobs)?,
+                probability_mean: probability_mean(top.logprobs)?,
             }
         }
         "conversation.item.input_audio_transcription.failed" => {
@@ -491,12 +491,12 @@ fn read_rate_limits(limits: Option<Value<'_, '_>>) -> Result<RateLimits, DecodeE
     Ok(found)
 }
 
-fn logprob_mean(logprobs: Option<Value<'_, '_>>) -> Result<Option<f64>, DecodeError> {
+fn probability_mean(logprobs: Option<Value<'_, '_>>) -> Result<Option<f64>, DecodeError> {
     let (mut sum, mut count) = (0.0, 0_u32);
     for token in logprobs.and_then(Value::elements).into_iter().flatten() {
         if let Some(logprob) = token.member("logprob")?.and_then(Value::number) {
             // Some servers write -9999 for never; a positive one is none.
-            sum += logprob.clamp(-100.0, 0.0);
+            sum += logprob.clamp(-100.0, 0.0).exp();
             count += 1;
         }
     }

@@ -101,7 +101,10 @@ impl Agent {
         demand(
             self.numbers.len() <= NUMBERS_MAX,
             "numbers",
-            format!("{} are too many; write at most {NUMBERS_MAX}", self.numbers.len()),
+            format!(
+                "{} are too many; write at most {NUMBERS_MAX}",
+                self.numbers.len()
+            ),
         );
         for (n, number) in self.numbers.iter().enumerate() {
             demand(
@@ -118,7 +121,10 @@ impl Agent {
         demand(
             self.lists.len() <= LISTS_MAX,
             "lists",
-            format!("{} are too many; write at most {LISTS_MAX}", self.lists.len()),
+            format!(
+                "{} are too many; write at most {LISTS_MAX}",
+                self.lists.len()
+            ),
         );
         for (name, list) in &self.lists {
             let key = format!("lists.{name}");
@@ -130,7 +136,10 @@ impl Agent {
             demand(
                 list.len() <= ENTRIES_MAX,
                 &key,
-                format!("{} entries are too many; write at most {ENTRIES_MAX}", list.len()),
+                format!(
+                    "{} entries are too many; write at most {ENTRIES_MAX}",
+                    list.len()
+                ),
             );
             let longest = match list {
                 List::Texts(texts) => texts.iter().map(String::len).max(),
@@ -331,7 +340,15 @@ mod tests {
         let keys: Vec<String> = bad.problems().into_iter().map(|(key, _)| key).collect();
         assert_eq!(
             keys,
-            ["name", "numbers.1", "numbers.2", "lists.long", "lists.no good", "instructions", "silence.nudge_text"]
+            [
+                "name",
+                "numbers.1",
+                "numbers.2",
+                "lists.long",
+                "lists.no good",
+                "instructions",
+                "silence.nudge_text"
+            ]
         );
         assert!(agent(json!({"name": "a-1.b_C"})).problems().is_empty());
     }
@@ -364,7 +381,10 @@ mod tests {
             })
         );
         let error = one.rendered(&Variables::new(), 1).unwrap_err();
-        assert_eq!(error.to_string(), "instructions: there is no value for \"caller\" in this call");
+        assert_eq!(
+            error.to_string(),
+            "instructions: there is no value for \"caller\" in this call"
+        );
     }
 
     #[test]

@@ -10,6 +10,7 @@
 //! | [`template`] | `{{pick list}}` in an agent's texts, the same for the same seed |
 //! | [`sample`] | the agents that are shipped |
 //! | [`status`] | the one machine behind three vocabularies of call status |
+//! | [`analysis`] | a call in numbers |
 //! | [`call`] | a call's row and its JSON view |
 //! | [`item`] | conversation items, byte by byte as they came |
 //! | [`transcript`] | who said what and what was heard of it, from a call's facts |
@@ -19,13 +20,14 @@
 //! | [`time`] | times as people read them |
 
 pub mod agent;
-//pub mod call;
-//pub mod event;
+pub mod analysis;
+pub mod call;
+pub mod event;
 pub mod item;
 pub mod money;
 pub mod sample;
-//pub mod state;
+pub mod state;
 pub mod status;
 pub mod template;
 pub mod time;
-//pub mod transcript;
+pub mod transcript;

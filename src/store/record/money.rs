@@ -8,7 +8,9 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// Billionths of a dollar.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Hash, Serialize, Deserialize,
+)]
 #[serde(transparent)]
 pub struct Nano(pub u64);
 
@@ -27,7 +29,12 @@ impl Nano {
 impl fmt::Display for Nano {
     /// Dollars with nine decimals: exact.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{:09}", self.0 / 1_000_000_000, self.0 % 1_000_000_000)
+        write!(
+            f,
+            "{}.{:09}",
+            self.0 / 1_000_000_000,
+            self.0 % 1_000_000_000
+        )
     }
 }
 
@@ -110,7 +117,9 @@ pub enum PriceError {
 impl fmt::Display for PriceError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::NotDecimal => "is no decimal number; write dollars per million tokens, such as \"0.4\"",
+            Self::NotDecimal => {
+                "is no decimal number; write dollars per million tokens, such as \"0.4\""
+            }
             Self::TooFine => "has more than three decimals; prices are dollars per million tokens",
             Self::TooHigh => "is above a million dollars per million tokens",
         })
@@ -188,7 +197,8 @@ impl Usage {
         // Images and whatever else a later model reads count as text; so does a total without parts.
         let text_input = counts.input - audio_input;
         let audio_cached = counts.cached_audio.min(audio_input);
-        let cached = counts.cached.max(counts.cached_text + counts.cached_audio);
+        let kinds = counts.cached_text.saturating_add(counts.cached_audio);
+        let cached = counts.cached.max(kinds);
         let text_cached = (cached - audio_cached).min(text_input);
         let audio_output = counts.output_audio.min(counts.output);
         Usage {
@@ -206,11 +216,17 @@ impl Usage {
     pub fn cost(&self, prices: &Prices) -> Nano {
         let fresh = |all: u64, cached: u64| all.saturating_sub(cached);
         [
-            prices.text_input.of(fresh(self.text_input, self.text_cached)),
+            prices
+                .text_input
+                .of(fresh(self.text_input, self.text_cached)),
             prices.text_cached.of(self.text_cached.min(self.text_input)),
             prices.text_output.of(self.text_output),
-            prices.audio_input.of(fresh(self.audio_input, self.audio_cached)),
-            prices.audio_cached.of(self.audio_cached.min(self.audio_input)),
+            prices
+                .audio_input
+                .of(fresh(self.audio_input, self.audio_cached)),
+            prices
+                .audio_cached
+                .of(self.audio_cached.min(self.audio_input)),
             prices.audio_output.of(self.audio_output),
         ]
         .into_iter()
@@ -234,9 +250,14 @@ impl Usage {
 
     /// All of them.
     pub fn total(&self) -> u64 {
-        [self.text_input, self.audio_input, self.text_output, self.audio_output]
-            .into_iter()
-            .fold(0, u64::saturating_add)
+        [
+            self.text_input,
+            self.audio_input,
+            self.text_output,
+            self.audio_output,
+        ]
+        .into_iter()
+        .fold(0, u64::saturating_add)
     }
 }
 
@@ -257,6 +278,20 @@ pub struct Counts {
     pub output: u64,
     /// Of that, audio.
     pub output_audio: u64,
+}
+
+impl From<&crate::call::fact::Usage> for Counts {
+    fn from(usage: &crate::call::fact::Usage) -> Self {
+        Self {
+            input: usage.input_tokens,
+            input_audio: usage.input_audio_tokens,
+            cached: usage.cached_tokens,
+            cached_text: usage.cached_text_tokens,
+            cached_audio: usage.cached_audio_tokens,
+            output: usage.output_tokens,
+            output_audio: usage.output_audio_tokens,
+        }
+    }
 }
 
 /// A call's account.
@@ -378,15 +413,26 @@ mod tests {
 
     #[test]
     fn a_price_is_read_exactly_or_refused() {
-        for (text, shown) in [("32", "32"), ("0.4", "0.4"), ("0.275", "0.275"), ("1.500000", "1.5"), ("007", "7")] {
+        for (text, shown) in [
+            ("32", "32"),
+            ("0.4", "0.4"),
+            ("0.275", "0.275"),
+            ("1.500000", "1.5"),
+            ("007", "7"),
+        ] {
             assert_eq!(price(text).to_string(), shown);
         }
-        for text in ["", ".", "1.", ".5", "-1", "1e3", "1,5", "0x1", " 1", "1.2.3", "NaN"] {
+        for text in [
+            "", ".", "1.", ".5", "-1", "1e3", "1,5", "0x1", " 1", "1.2.3", "NaN",
+        ] {
             assert_eq!(Price::parse(text), Err(PriceError::NotDecimal), "{text}");
         }
         assert_eq!(Price::parse("0.0001"), Err(PriceError::TooFine));
         assert_eq!(Price::parse("1000000.001"), Err(PriceError::TooHigh));
-        assert_eq!(Price::parse("99999999999999999999"), Err(PriceError::TooHigh));
+        assert_eq!(
+            Price::parse("99999999999999999999"),
+            Err(PriceError::TooHigh)
+        );
     }
 
     #[test]
@@ -412,7 +458,10 @@ mod tests {
         };
         account.add(&usage, Some(Nano(7)));
         account.add(&usage, None);
-        assert_eq!((account.cost, account.responses, account.unpriced), (Nano(7), 2, 1));
+        assert_eq!(
+            (account.cost, account.responses, account.unpriced),
+            (Nano(7), 2, 1)
+        );
         assert_eq!(account.usage.text_input, 10);
     }
 

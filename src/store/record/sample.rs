@@ -41,7 +41,11 @@ mod tests {
         assert!(matches!(earl.lists["mishearings"], List::Map(_)));
         assert_eq!(length("phrases"), 16);
         for key in ["instructions", "greeting", "voice"] {
-            assert!(earl.settings[key].as_str().is_some_and(|text| !text.is_empty()));
+            assert!(
+                earl.settings[key]
+                    .as_str()
+                    .is_some_and(|text| !text.is_empty())
+            );
         }
     }
 

@@ -10,7 +10,9 @@
 use serde::{Deserialize, Serialize};
 
 /// The fine value. Its order is the order of the machine; all ends stand behind everything that is live.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash, Default, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash, Default, Serialize, Deserialize,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum Phase {
     /// It is known; nothing has been dialled or has rung.
@@ -150,8 +152,13 @@ impl Phase {
     pub fn end(self, reason: &str) -> Phase {
         let to = match reason {
             "caller_hung_up" if self < Phase::Answered => Phase::Missed,
-            "caller_hung_up" | "ended_by_model" | "silence" | "max_duration"
-            | "hung_up_by_operator" | "transferred" | "drained" => Phase::Completed,
+            "caller_hung_up"
+            | "ended_by_model"
+            | "silence"
+            | "max_duration"
+            | "hung_up_by_operator"
+            | "transferred"
+            | "drained" => Phase::Completed,
             _ => Phase::Failed,
         };
         self.advance(to)

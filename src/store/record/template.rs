@@ -98,7 +98,10 @@ impl fmt::Display for TemplateError {
             Fault::NoList(name) => write!(f, "there is no list {name:?}; add lists.{name}"),
             Fault::EmptyList(name) => write!(f, "the list {name:?} is empty; add an entry to it"),
             Fault::NoVariable(name) => write!(f, "there is no value for {name:?} in this call"),
-            Fault::TooLong => write!(f, "the text would be longer than {RENDERED_BYTES_MAX} bytes"),
+            Fault::TooLong => write!(
+                f,
+                "the text would be longer than {RENDERED_BYTES_MAX} bytes"
+            ),
         }
     }
 }
@@ -156,8 +159,9 @@ pub fn faults(name: &str, text: &str, lists: &Lists, variables: &[&str]) -> Vec<
         Err(fault) => Some(fault),
         Ok(Piece::Text(_)) => None,
         Ok(Piece::Pick(list) | Piece::All(list)) => needed(list, lists).err(),
-        Ok(Piece::Variable(wanted)) => (!variables.contains(&wanted))
-            .then(|| Fault::NoVariable(wanted.to_owned())),
+        Ok(Piece::Variable(wanted)) => {
+            (!variables.contains(&wanted)).then(|| Fault::NoVariable(wanted.to_owned()))
+        }
     });
     let template = name.to_owned();
     judged
@@ -304,18 +308,39 @@ mod tests {
 
     #[test]
     fn what_is_put_in_is_not_looked_through_again() {
-        assert_eq!(rendered("Hello {{caller}}.", 1).unwrap(), "Hello {{pick tangents}}.");
-        assert_eq!(rendered("{{pick mishearings}}", 1).unwrap(), "fix the router → mix the butter");
-        assert_eq!(rendered("{{all mishearings}}!", 1).unwrap(), "- fix the router → mix the butter!");
-        assert_eq!(rendered("もしもし { } }} 🎌", 1).unwrap(), "もしもし { } }} 🎌");
+        assert_eq!(
+            rendered("Hello {{caller}}.", 1).unwrap(),
+            "Hello {{pick tangents}}."
+        );
+        assert_eq!(
+            rendered("{{pick mishearings}}", 1).unwrap(),
+            "fix the router → mix the butter"
+        );
+        assert_eq!(
+            rendered("{{all mishearings}}!", 1).unwrap(),
+            "- fix the router → mix the butter!"
+        );
+        assert_eq!(
+            rendered("もしもし { } }} 🎌", 1).unwrap(),
+            "もしもし { } }} 🎌"
+        );
     }
 
     #[test]
     fn an_error_names_the_text_and_what_is_missing() {
         for (text, says) in [
-            ("{{pick stories}}", "greeting: there is no list \"stories\"; add lists.stories"),
-            ("{{all none}}", "greeting: the list \"none\" is empty; add an entry to it"),
-            ("{{weather}}", "greeting: there is no value for \"weather\" in this call"),
+            (
+                "{{pick stories}}",
+                "greeting: there is no list \"stories\"; add lists.stories",
+            ),
+            (
+                "{{all none}}",
+                "greeting: the list \"none\" is empty; add an entry to it",
+            ),
+            (
+                "{{weather}}",
+                "greeting: there is no value for \"weather\" in this call",
+            ),
             ("Hi {{pick", "greeting: the {{ at byte 3 has no }}"),
             (
                 "{{pick two lists}}",

@@ -73,7 +73,8 @@ mod tests {
 
     #[test]
     fn every_day_follows_the_one_before_it() {
-        let is_leap = |y: u64| y.is_multiple_of(4) && (!y.is_multiple_of(100) || y.is_multiple_of(400));
+        let is_leap =
+            |y: u64| y.is_multiple_of(4) && (!y.is_multiple_of(100) || y.is_multiple_of(400));
         let mut expected = (1970, 1, 1);
         for day in 0..200_000 {
             assert_eq!(date(day), expected);

@@ -176,10 +176,12 @@ fn turns_responses_and_transcripts_are_reported_in_order() {
         pair.facts,
         [
             Fact::SpeechStarted {
-                audio_start_ms: Some(120)
+                audio_start_ms: Some(120),
+                item_id: Some(item("item_u")),
             },
             Fact::SpeechStopped {
-                audio_end_ms: Some(900)
+                audio_end_ms: Some(900),
+                item_id: Some(item("item_u")),
             },
             Fact::ResponseCreated { response_id },
             Fact::TranscriptDelta {
@@ -190,17 +192,20 @@ fn turns_responses_and_transcripts_are_reported_in_order() {
             Fact::Transcript {
                 speaker: Speaker::Assistant,
                 item_id: item("item_a"),
-                text: "Hello".to_owned()
+                text: "Hello".to_owned(),
+                confidence: None,
             },
             Fact::Transcript {
                 speaker: Speaker::User,
                 item_id: item("item_u"),
-                text: "こんにちは".to_owned()
+                text: "こんにちは".to_owned(),
+                confidence: None,
             },
             Fact::ResponseDone {
                 response_id,
                 status: "completed".to_owned(),
-                detail: None
+                detail: None,
+                usage: None,
             },
         ]
     );
@@ -221,7 +226,8 @@ fn a_failed_response_reports_its_error_and_the_call_goes_on() {
             Fact::ResponseDone {
                 response_id: ResponseId::new("resp_1").unwrap(),
                 status: "failed".to_owned(),
-                detail: Some("rate_limit_exceeded".to_owned())
+                detail: Some("rate_limit_exceeded".to_owned()),
+                usage: None,
             }
         ]
     );
