@@ -25,7 +25,7 @@
 use crate::base::time::Mono;
 use crate::base::unit::PCMU_BYTES_PER_MS;
 use crate::proto::audio::base64;
-pub use crate::proto::audio::g711::{SILENCE, to_linear};
+pub use crate::proto::audio::g711::{SILENCE, from_linear, to_linear};
 use std::time::Duration;
 
 /// One block of memory, in bytes: two seconds of one side.
@@ -138,7 +138,7 @@ pub enum Piece {
 
 impl Piece {
     /// Its head's bytes.
-    fn encode(&self) -> [u8; PIECE_BYTES] {
+    pub fn encode(&self) -> [u8; PIECE_BYTES] {
         let (kind, at, len, crc) = match *self {
             Piece::Audio { at, len, crc } => (0, at, len, crc),
             Piece::Cut { at } => (1, at, 0, 0),
