@@ -2,7 +2,7 @@
 
 use super::marks::MarkName;
 use super::policy::OnModelUnavailable;
-use super::trace::Turn;
+pub use super::trace::Turn;
 use crate::base::id::{CallId, CallSid, ItemId, ResponseId, StreamSid};
 use crate::base::route::StreamMode;
 use crate::base::time::Now;

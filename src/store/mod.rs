@@ -3,4 +3,8 @@
 pub mod record;
 
 #[cfg(feature = "daemon")]
+pub mod analytics;
+#[cfg(feature = "daemon")]
+pub mod intake;
+#[cfg(feature = "daemon")]
 pub mod recording;

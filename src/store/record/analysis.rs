@@ -31,7 +31,7 @@ pub struct Analytics {
 }
 
 /// Response latency, ms.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Latency {
     /// Answers that were measured.
@@ -42,6 +42,22 @@ pub struct Latency {
     pub p95_ms: Option<u32>,
     /// The slowest.
     pub max_ms: Option<u32>,
+    /// How many lie in which [`bucket`], so that calls can be summed up.
+    pub buckets: Vec<(u16, u32)>,
+}
+
+/// The bucket of a time: 32 to each doubling, so that a bucket is at most 3 % wide.
+pub fn bucket(ms: u32) -> u16 {
+    let octave = ms.checked_ilog2().unwrap_or(0).saturating_sub(5);
+    // Below 64 each millisecond has its own; then 32 steps of 2^octave.
+    (octave * 32 + (ms >> octave)) as u16
+}
+
+/// The longest time in a bucket.
+pub fn bucket_end(bucket: u16) -> u32 {
+    let octave = (u32::from(bucket) / 32).saturating_sub(1);
+    let step = u64::from(bucket) - u64::from(octave) * 32;
+    u32::try_from(((step + 1) << octave) - 1).unwrap_or(u32::MAX)
 }
 
 /// How somebody sounded.
@@ -86,6 +102,39 @@ impl Mood {
             Self::Positive => "positive",
             Self::Neutral => "neutral",
             Self::Negative => "negative",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buckets_follow_each_other_and_are_at_most_3_percent_wide() {
+        let mut last = bucket(0);
+        for ms in 1..200_000 {
+            let here = bucket(ms);
+            assert!(here == last || here == last + 1, "{ms}");
+            if here != last {
+                assert_eq!(bucket_end(last), ms - 1);
+            }
+            assert!(bucket_end(here) >= ms && bucket_end(here) - ms <= ms / 32);
+            last = here;
+        }
+        assert_eq!(bucket_end(bucket(u32::MAX)), u32::MAX);
+    }
+
+    #[test]
+    fn a_score_has_its_word() {
+        for (score, mood) in [
+            (0.05, "positive"),
+            (0.049, "neutral"),
+            (-0.049, "neutral"),
+            (-0.05, "negative"),
+        ] {
+            assert_eq!(Mood::of_score(score).as_str(), mood);
+            assert_eq!(serde_json::to_value(Mood::of_score(score)).unwrap(), mood);
         }
     }
 }

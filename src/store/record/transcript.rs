@@ -117,15 +117,49 @@ struct Live {
     reported: Option<Mono>,
 }
 
-/// The state between facts, of one call.
-#[derive(Clone, Debug, Default)]
-pub struct Normalizer {
+/// A call's own time, from its facts: milliseconds since the stream's `start`.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct CallTime {
     /// When the stream began.
     zero: Option<Mono>,
     /// Sessions with the model that became ready.
     sessions: u32,
     /// Where the session's own time begins, ms since `start`.
     base_ms: u64,
+}
+
+impl CallTime {
+    /// Takes the next fact.
+    pub fn observe(&mut self, fact: &Fact, now: Mono) {
+        match fact {
+            Fact::Started { .. } => self.zero = Some(now),
+            Fact::SessionReady { .. } => {
+                // The first one hears the caller from `start` on; a later one from when it took over.
+                let first = self.sessions == 0;
+                self.base_ms = if first { 0 } else { self.since_start(now) };
+                self.sessions = self.sessions.saturating_add(1);
+            }
+            _ => {}
+        }
+    }
+
+    /// Milliseconds since the stream's start; 0 before it.
+    pub fn since_start(&self, now: Mono) -> u64 {
+        let zero = self.zero.unwrap_or(now);
+        u64::try_from(now.since(zero).as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// A time of the model's on the call's line. It can't lie after its report.
+    pub fn of_model(&self, ms: Option<u64>, now: Mono) -> u64 {
+        let at = self.since_start(now);
+        ms.map_or(at, |ms| self.base_ms.saturating_add(ms).min(at))
+    }
+}
+
+/// The state between facts, of one call.
+#[derive(Clone, Debug, Default)]
+pub struct Normalizer {
+    time: CallTime,
     next: u32,
     /// Oldest first.
     live: VecDeque<Live>,
@@ -134,20 +168,15 @@ pub struct Normalizer {
 impl Normalizer {
     /// Takes the next fact, and hands out every entry of which more is known now.
     pub fn observe(&mut self, fact: &Fact, now: Now, mut out: impl FnMut(&Entry)) {
-        let at = self.since_start(now.mono);
+        self.time.observe(fact, now.mono);
+        let at = self.time.since_start(now.mono);
         match fact {
-            Fact::Started { .. } => self.zero = Some(now.mono),
-            Fact::SessionReady { .. } => {
-                // The first one hears the caller from `start` on; a later one from when it took over.
-                self.base_ms = if self.sessions == 0 { 0 } else { at };
-                self.sessions = self.sessions.saturating_add(1);
-            }
             Fact::SpeechStarted {
                 audio_start_ms,
                 item_id,
             } => {
                 let id = item_id.as_ref().map_or("", |id| id.as_str());
-                let start = self.model_time(*audio_start_ms, at);
+                let start = self.time.of_model(*audio_start_ms, now.mono);
                 let live = self.begin(Speaker::User, id, start, &mut out);
                 live.dirty = false; // nothing to tell without words
             }
@@ -156,7 +185,7 @@ impl Normalizer {
                 item_id,
             } => {
                 let id = item_id.as_ref().map_or("", |id| id.as_str());
-                let end = self.model_time(*audio_end_ms, at);
+                let end = self.time.of_model(*audio_end_ms, now.mono);
                 let open = |live: &&mut Live| {
                     let entry = &live.entry;
                     let same = id.is_empty() || entry.item_id.is_empty() || entry.item_id == id;
@@ -229,17 +258,6 @@ impl Normalizer {
             }
             _ => {}
         }
-    }
-
-    /// Milliseconds since the stream's start; 0 before it.
-    pub fn since_start(&self, now: Mono) -> u64 {
-        let zero = self.zero.unwrap_or(now);
-        u64::try_from(now.since(zero).as_millis()).unwrap_or(u64::MAX)
-    }
-
-    /// A time of the model's on the call's line. It can't lie after its report.
-    fn model_time(&self, ms: Option<u64>, at: u64) -> u64 {
-        ms.map_or(at, |ms| self.base_ms.saturating_add(ms).min(at))
     }
 
     fn begin(
