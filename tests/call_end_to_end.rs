@@ -7,6 +7,7 @@ mod common;
 
 use common::carrier::{Carrier, FRAME_BYTES, Got};
 use common::daemon::{Daemon, Launch, SECRET_KEY};
+use common::http::get;
 use common::model::Model;
 use common::pair::Pair;
 use common::tls::Authority;
@@ -265,4 +266,55 @@ async fn without_a_key_on_loopback_the_simulated_model_answers() {
         daemon.output.text().to_lowercase().contains("simulated"),
         "the simulated model was not announced"
     );
+}
+
+#[tokio::test]
+async fn the_turns_of_a_live_call_can_be_seen() {
+    let mut model = Model::plain().await;
+    let daemon = daemon_for(&model).await;
+    let mut pair = Pair::new(&daemon, &mut model, "/media-stream/CA1").await;
+    let health = get(daemon.addr, "/health").await.json();
+    let call_id = health["calls"][0]["callId"].as_str().expect("listed");
+    let path = format!("/api/calls/{call_id}/turns");
+    let before = get(daemon.addr, &path).await;
+    assert_eq!(before.status, 200);
+    assert_eq!(before.json(), json!({"callId": call_id, "turns": []}));
+
+    for event in [
+        json!({"type": "input_audio_buffer.speech_started", "event_id": "e", "audio_start_ms": 0, "item_id": "u"}),
+        json!({"type": "input_audio_buffer.speech_stopped", "event_id": "e", "audio_end_ms": 9, "item_id": "u"}),
+        json!({"type": "response.created", "event_id": "e", "response": {"id": "resp_1"}}),
+    ] {
+        pair.model.send(event).await;
+    }
+    let delta = base64(&audio(1, 1_600));
+    pair.model.delta("item_1", &delta).await;
+    assert_eq!(pair.carrier.media_payload().await, delta);
+    let Got::Message(mark) = pair.carrier.next().await else {
+        panic!("expected a mark");
+    };
+    let name = mark["mark"]["name"].as_str().expect("a mark");
+    pair.carrier.return_mark(name).await;
+    pair.carrier.settle().await;
+
+    let told = get(daemon.addr, &path).await.json();
+    let turn = &told["turns"][0];
+    assert_eq!(told["turns"].as_array().map(Vec::len), Some(1), "{told}");
+    let stages = ["createdMs", "firstDeltaMs", "firstByteMs", "firstMarkMs"];
+    let ms = stages.map(|stage| {
+        turn[stage]
+            .as_u64()
+            .unwrap_or_else(|| panic!("{stage}: {told}"))
+    });
+    assert!(ms.is_sorted(), "{told}");
+    assert!(
+        turn["stoppedUnixMs"].as_u64() > Some(1_600_000_000_000),
+        "{told}"
+    );
+
+    let unknown = get(daemon.addr, "/api/calls/nobody/turns").await;
+    assert_eq!(unknown.status, 404);
+    pair.hang_up().await;
+    daemon.settled().await;
+    assert_eq!(get(daemon.addr, &path).await.status, 404, "it is over");
 }

@@ -6,38 +6,13 @@
 mod common;
 
 use common::carrier::{Carrier, FRAME_BYTES, frame};
-use common::daemon::{Daemon, Launch};
-use common::model::Model;
-use common::pair::Pair;
+use common::pair::{Pair, Stage};
 use common::{audio, base64, metric};
 use serde_json::json;
 
 const KEY: Option<[u8; 4]> = Some([0x37, 0xfa, 0x21, 0x3d]);
 
-/// A daemon with one worker, a healthy call on it, and the model.
-struct Stage {
-    daemon: Daemon,
-    model: Model,
-    healthy: Pair,
-}
-
 impl Stage {
-    async fn new() -> Self {
-        let mut model = Model::plain().await;
-        let daemon = Launch::serve(&model.url).start().await;
-        let healthy = Pair::new(&daemon, &mut model, "/media-stream/healthy").await;
-        Self {
-            daemon,
-            model,
-            healthy,
-        }
-    }
-
-    /// Another call, set up.
-    async fn pair(&mut self) -> Pair {
-        Pair::new(&self.daemon, &mut self.model, "/media-stream/hostile").await
-    }
-
     /// Sends each piece of raw bytes on a call of its own; the carrier leg must be closed with the code, the
     /// model's leg in order, and the healthy call must not notice.
     async fn ends_with(&mut self, cases: &[(&str, u16, Vec<u8>)]) {

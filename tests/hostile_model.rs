@@ -1,41 +1,18 @@
 //! A model endpoint that refuses, stalls, breaks the protocol or says what it should not.
 //!
-//! Method: as in `hostile_carrier.rs`. What ends a call must end it for the caller too, with a close frame;
-//! what does not must leave the next frame each way intact.
+//! Method: as in `hostile_carrier.rs`. What ends a call must end it for the caller too, with a close frame; what makes
+//! the connection useless must lead to another one; what does neither must leave the next frame each way intact.
 
 mod common;
 
 use common::carrier::{Carrier, FRAME_BYTES, frame};
-use common::daemon::{Daemon, Launch};
+use common::daemon::Launch;
 use common::model::{Connection, Got, Model};
-use common::pair::Pair;
+use common::pair::Stage;
 use common::{audio, base64, metric};
 use serde_json::json;
 
-/// A daemon with one worker, a healthy call on it, and the model.
-struct Stage {
-    daemon: Daemon,
-    model: Model,
-    healthy: Pair,
-}
-
 impl Stage {
-    async fn new() -> Self {
-        let mut model = Model::plain().await;
-        let daemon = Launch::serve(&model.url).start().await;
-        let healthy = Pair::new(&daemon, &mut model, "/media-stream/healthy").await;
-        Self {
-            daemon,
-            model,
-            healthy,
-        }
-    }
-
-    /// Another call, set up.
-    async fn pair(&mut self) -> Pair {
-        Pair::new(&self.daemon, &mut self.model, "/media-stream/hostile").await
-    }
-
     /// Another call, its model connected and not yet answering.
     async fn half(&mut self) -> (Carrier, Connection) {
         let mut carrier = Carrier::dial(&self.daemon, "/media-stream/half").await;
@@ -54,7 +31,7 @@ async fn ended_for(carrier: &mut Carrier, what: &str) {
 }
 
 #[tokio::test]
-async fn broken_framing_ends_the_call() {
+async fn broken_framing_ends_the_connection_and_the_call_goes_on_with_another() {
     let mut stage = Stage::new().await;
     let event = br#"{"type":"rate_limits.updated","event_id":"e","rate_limits":[]}"#;
     for (what, code, bytes) in [
@@ -78,36 +55,56 @@ async fn broken_framing_ends_the_call() {
         hostile.round_trip().await;
         hostile.model.send_raw(&bytes).await;
         assert_eq!(hostile.model.closed().await, Some(code), "{what}");
-        ended_for(&mut hostile.carrier, what).await;
+        hostile.model = stage.model.accept().await;
+        hostile.model.set_up().await;
+        hostile.round_trip().await;
+        hostile.hang_up().await;
         stage.healthy.round_trip().await;
     }
 }
 
 #[tokio::test]
-async fn a_close_before_session_created_ends_the_call() {
+async fn a_loss_before_session_created_is_tried_again_and_not_for_ever() {
     let mut stage = Stage::new().await;
     let (mut carrier, mut model) = stage.half().await;
     model.close().await;
-    ended_for(&mut carrier, "closed").await;
-    let (mut carrier, model) = stage.half().await;
-    model.drop_connection();
-    ended_for(&mut carrier, "broken").await;
+    stage.model.accept().await.drop_connection();
+    let mut model = stage.model.accept().await;
+    model.set_up().await;
+    let said = audio(1, FRAME_BYTES);
+    carrier.media(&said).await;
+    assert_eq!(model.appended(said.len()).await, said);
+    carrier.stop().await;
+    assert_eq!(model.closed().await, Some(1000));
+    let (mut carrier, mut model) = stage.half().await;
+    for _ in 0..5 {
+        model.close().await;
+        model = stage.model.accept().await;
+    }
+    model.close().await;
+    ended_for(&mut carrier, "closed each time").await;
+    assert!(!stage.model.has_connection());
     stage.healthy.round_trip().await;
 }
 
 #[tokio::test]
-async fn another_format_confirmed_ends_the_call() {
+async fn another_format_confirmed_twice_ends_the_call() {
     let mut stage = Stage::new().await;
     let (mut carrier, mut model) = stage.half().await;
     carrier.media(&audio(1, FRAME_BYTES)).await;
-    model.send_session_created().await;
-    assert_eq!(model.event().await["type"], "session.update");
-    model.confirm_pcm().await;
-    ended_for(&mut carrier, "pcm").await;
-    // Not one byte of audio was sent in a format that the model reads as noise.
-    while let Got::Event(event) = model.next().await {
-        assert_ne!(event["type"], "input_audio_buffer.append", "{event}");
+    for n in 0..2 {
+        if n > 0 {
+            model = stage.model.accept().await;
+        }
+        model.send_session_created().await;
+        assert_eq!(model.event().await["type"], "session.update");
+        model.confirm_pcm().await;
+        // Not one byte of audio was sent in a format that the model reads as noise.
+        while let Got::Message(event) = model.next().await {
+            assert_ne!(event["type"], "input_audio_buffer.append", "{event}");
+        }
     }
+    ended_for(&mut carrier, "pcm").await;
     stage.healthy.round_trip().await;
 }
 

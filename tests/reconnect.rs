@@ -5,7 +5,7 @@
 
 mod common;
 
-use common::carrier::FRAME_BYTES;
+use common::carrier::{Carrier, FRAME_BYTES};
 use common::daemon::{Daemon, Launch};
 use common::model::{Connection, Model};
 use common::pair::Pair;
@@ -155,4 +155,46 @@ async fn a_session_is_rolled_over_before_it_expires() {
         .counted("voxrelay_upstream_rollovers_total", &[], 1.0)
         .await;
     pair.hang_up().await;
+}
+
+#[tokio::test]
+async fn an_endpoint_that_accepts_and_drops_is_left_for_the_other() {
+    let mut models = [Model::plain().await, Model::plain().await];
+    let endpoints: String = models
+        .iter()
+        .map(|model| format!("[[realtime.endpoints]]\nurl = \"{}\"\n", model.url))
+        .collect();
+    let daemon = Launch::serve(&models[0].url)
+        .config(&endpoints)
+        .start()
+        .await;
+    let mut useless = None;
+    for n in 0..4 {
+        let mut carrier = Carrier::dial(&daemon, &format!("/media-stream/CA{n}")).await;
+        carrier.start().await;
+        let [first, second] = &mut models;
+        let (at, mut model) = tokio::select! {
+            model = first.accept() => (0, model),
+            model = second.accept() => (1, model),
+        };
+        match useless {
+            // The first call comes to whichever it likes.
+            None => {
+                model.send_session_created().await;
+                model.close().await;
+                useless = Some(at);
+                model = models[1 - at].accept().await;
+            }
+            Some(useless) => assert_ne!(at, useless, "call {n}"),
+        }
+        model.set_up().await;
+        let said = audio(n, FRAME_BYTES);
+        carrier.media(&said).await;
+        assert_eq!(model.appended(said.len()).await, said);
+        carrier.stop().await;
+        assert_eq!(model.closed().await, Some(1000));
+    }
+    daemon
+        .counted("voxrelay_upstream_reconnects_total", &[], 1.0)
+        .await;
 }

@@ -132,6 +132,51 @@ async fn hup_loads_the_certificate_again_and_live_calls_go_on() {
 }
 
 #[tokio::test]
+async fn hup_is_heard_during_a_drain() {
+    let authority = Authority::new();
+    let (old, new) = (authority.identity(), authority.identity());
+    let mut model = Model::plain().await;
+    let launch = Launch::serve(&model.url);
+    let cert = launch.file("cert.pem", &old.cert);
+    let key = launch.file("key.pem", &old.key);
+    let mut daemon = launch
+        .env("VOXRELAY__LISTEN__TLS__CERT_FILE", &cert)
+        .env("VOXRELAY__LISTEN__TLS__KEY_FILE", &key)
+        .env("VOXRELAY__RELAY__DRAIN_SECS", "600")
+        .start()
+        .await;
+    let port = daemon.addr.port();
+    let stream = daemon.connect_tls(&authority).await;
+    let carrier = Carrier::dial_over(stream, "/media-stream/CA1", &[])
+        .await
+        .expect("upgrade");
+    let mut pair = Pair::with(carrier, &mut model).await;
+    daemon.signal("TERM").await;
+    within(
+        "the drain",
+        daemon
+            .output
+            .find(|text| text.contains("draining").then_some(())),
+    )
+    .await;
+
+    std::fs::write(&cert, &new.cert).expect("write");
+    std::fs::write(&key, &new.key).expect("write");
+    daemon.signal("HUP").await;
+    within("the new certificate", async {
+        while authority.connect(port).await.expect("TLS").1 != new.der() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    })
+    .await;
+    // The drain goes on: the call lives, and its end is the daemon's.
+    pair.round_trip().await;
+    assert!(daemon.is_running());
+    pair.hang_up().await;
+    assert_eq!(daemon.ended().await.code(), Some(0));
+}
+
+#[tokio::test]
 async fn an_ended_call_leaves_nothing_behind() {
     let mut model = Model::plain().await;
     let daemon = Launch::serve(&model.url).start().await;

@@ -7,7 +7,7 @@ mod common;
 
 use common::carrier::{Carrier, Refused};
 use common::daemon::{Daemon, Launch};
-use common::http::{Response, post_form};
+use common::http::{Response, get, post_form};
 use common::model::Model;
 use common::pair::Pair;
 use common::{base64, within};
@@ -504,5 +504,39 @@ async fn one_address_cannot_use_up_the_door() {
     assert_eq!(closed, 32);
     for pair in &mut pairs {
         pair.round_trip().await;
+    }
+}
+
+#[tokio::test]
+async fn a_stream_that_nobody_announced_is_only_looked_at_when_unknown_call_is_debug() {
+    let mode = async |daemon: &Daemon| -> String {
+        let health = get(daemon.addr, "/health").await.json();
+        let mode = health["calls"][0]["mode"].as_str().expect("one live call");
+        mode.to_owned()
+    };
+    for (policy, expected) in [("create", "full"), ("debug", "simple")] {
+        let mut model = Model::plain().await;
+        let daemon = Launch::serve(&model.url)
+            .env("VOXRELAY__CARRIER__UNKNOWN_CALL", policy)
+            .start()
+            .await;
+        let mut stranger = Pair::new(&daemon, &mut model, "/media-stream/stranger").await;
+        assert_eq!(mode(&daemon).await, expected, "{policy}");
+        // It is relayed all the same.
+        stranger.round_trip().await;
+        stranger.hang_up().await;
+        daemon.settled().await;
+
+        // A call that a webhook announced is what its path makes it.
+        let answer = post_form(daemon.addr, "/api/twilio/voice", &call_form("CA7"), &[]).await;
+        let twiml = Twiml::read(&answer);
+        let mut carrier = Carrier::dial(&daemon, &twiml.path()).await;
+        carrier.call_sid = "CA7".into();
+        carrier.start_with(twiml.custom_parameters()).await;
+        let mut realtime = model.accept().await;
+        realtime.set_up().await;
+        assert_eq!(mode(&daemon).await, "full", "{policy}");
+        carrier.stop().await;
+        assert_eq!(carrier.closed().await, Some(1000));
     }
 }

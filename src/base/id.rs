@@ -34,6 +34,11 @@ impl<const N: usize> Inline<N> {
         std::str::from_utf8(&self.bytes[..self.len as usize]).expect("built from a str")
     }
 
+    /// Whether this is the text. Cheaper than comparing `as_str`, which proves the text to be one each time.
+    pub fn is(&self, text: &str) -> bool {
+        self.bytes[..self.len as usize] == *text.as_bytes()
+    }
+
     /// Whether nothing is kept.
     pub fn is_empty(&self) -> bool {
         self.len == 0
@@ -79,6 +84,11 @@ macro_rules! id {
             /// The id as text.
             pub fn as_str(&self) -> &str {
                 self.0.as_str()
+            }
+
+            /// Whether the id is this text; for the path of audio, where `as_str` would be asked for each frame.
+            pub fn is(&self, text: &str) -> bool {
+                self.0.is(text)
             }
         }
 
@@ -135,6 +145,7 @@ mod tests {
             let text = "x".repeat(len);
             let kept = Inline::<8>::new(&text).expect("fits");
             assert_eq!((kept.as_str(), kept.is_empty()), (&*text, len == 0));
+            assert!(kept.is(&text) && !kept.is(&format!("{text}x")) && !kept.is("\0"));
             assert_eq!(
                 (kept.to_string(), format!("{kept:?}")),
                 (text.clone(), format!("{text:?}"))

@@ -52,6 +52,9 @@ pub const SILENCE_PAD_AFTER: Duration = Duration::from_millis(750);
 pub const SILENCE_PAD_MS: u64 = 1_000;
 /// From `response.create` to `response.created` or an error; then the slot is free again.
 pub const RESPONSE_DEADLINE: Duration = Duration::from_secs(10);
+/// A response that began and of which nothing was heard for so long is not waited for: its `response.done` was lost, and
+/// every later answer would wait behind it.
+pub const RESPONSE_SILENCE: Duration = Duration::from_secs(30);
 /// Audio between two marks.
 pub const MARK_INTERVAL_MS: u64 = 200;
 /// From the first mark sent to the first returned; past it the call's notes say that the stream looks one-way.

@@ -4,6 +4,8 @@
 //! To the desk: a bounded tokio queue, since the desk is async. Full means the same.
 
 use crate::base::id::{CallId, SlotKey, WorkerId};
+use crate::base::time::Now;
+use crate::call::fact::Turn;
 use crate::call::session::{Command, Setup};
 use crate::call::tools::ToolResult;
 use crate::call::{DialFailure, Leg};
@@ -12,6 +14,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::time::Duration;
 
 /// What a worker can be told.
 #[derive(Debug)]
@@ -39,6 +42,21 @@ pub enum ToWorker {
         /// What the model is told.
         result: ToolResult,
     },
+    /// A connection to the model for a call that is not here yet: kept alive until a call takes it. Its end, whatever it
+    /// is, comes back as `ToDesk::IdleOver`.
+    Idle {
+        /// Upgraded.
+        upstream: Box<Established>,
+        /// The announced call that it was dialled for; `None`: for the first that asks.
+        call_id: Option<CallId>,
+        /// Closed when nobody has come so long.
+        life: Duration,
+    },
+    /// The idle connection of this announced call is not wanted any more; `None`: none of them is.
+    DropIdle {
+        /// Whose.
+        call_id: Option<CallId>,
+    },
     /// An order for one call; unknown calls are ignored.
     Call {
         /// Whose.
@@ -51,6 +69,13 @@ pub enum ToWorker {
         /// What.
         command: Command,
     },
+    /// Where the time of a call's latest turns went. Asked of every worker, since only it knows its calls.
+    Turns {
+        /// Whose.
+        call_id: CallId,
+        /// `None`: no such call lives on this worker.
+        answer: tokio::sync::oneshot::Sender<Option<CallTurns>>,
+    },
     /// An echo connection of the conformance suite.
     Echo {
         /// Upgraded.
@@ -60,8 +85,54 @@ pub enum ToWorker {
         /// Told the number of messages echoed, and the last text, when it is over.
         done: Option<tokio::sync::oneshot::Sender<EchoOutcome>>,
     },
-    /// End the thread once nothing lives any more.
+    /// End every call, and the thread once nothing lives any more.
     Stop,
+}
+
+/// How a connection's wait for a call ended.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum IdleEnd {
+    /// A call has it.
+    Adopted,
+    /// Nobody came in time.
+    Expired,
+    /// The call that it waited for is over, or has another.
+    Cancelled,
+    /// The model closed it, broke it, or was silent.
+    Lost,
+    /// The daemon takes no more calls.
+    Drained,
+}
+
+impl IdleEnd {
+    /// All of them, in the order of their numbers.
+    pub const ALL: [IdleEnd; 5] = [
+        IdleEnd::Adopted,
+        IdleEnd::Expired,
+        IdleEnd::Cancelled,
+        IdleEnd::Lost,
+        IdleEnd::Drained,
+    ];
+
+    /// A bounded metric label.
+    pub fn label(self) -> &'static str {
+        match self {
+            IdleEnd::Adopted => "adopted",
+            IdleEnd::Expired => "expired",
+            IdleEnd::Cancelled => "cancelled",
+            IdleEnd::Lost => "lost",
+            IdleEnd::Drained => "drained",
+        }
+    }
+}
+
+/// The latest turns of a live call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CallTurns {
+    /// When the worker answered, by the clock that the turns were stamped with.
+    pub at: Now,
+    /// Oldest first, at most `call::trace::TURNS_KEPT`; the newest may still be open.
+    pub turns: Vec<Turn>,
 }
 
 /// What an echo connection did.
@@ -96,6 +167,11 @@ pub enum ToDesk {
         /// For which session.
         slot: SlotKey,
     },
+    /// The connection that a call was given last was of no use: its endpoint is left alone for a while.
+    Distrust {
+        /// Whose.
+        call_id: CallId,
+    },
     /// A model leg that came after its call's end: close it in order.
     Discard {
         /// The leg, upgraded.
@@ -105,6 +181,22 @@ pub enum ToDesk {
     Predial {
         /// Which.
         call_id: CallId,
+    },
+    /// An announced call has no use any more for what `Predial` brings.
+    Forget {
+        /// Which.
+        call_id: CallId,
+    },
+    /// A `ToWorker::Idle` is over.
+    IdleOver {
+        /// Where it was.
+        worker: WorkerId,
+        /// For whom; `None`: it was kept warm.
+        call_id: Option<CallId>,
+        /// How.
+        how: IdleEnd,
+        /// After what time.
+        age: Duration,
     },
     /// A worker's call is over: its place counts again.
     Ended {

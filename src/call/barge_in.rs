@@ -24,7 +24,7 @@ use super::fact::Drop;
 use super::outbox::Class;
 #[cfg(feature = "planted-bugs")]
 use super::planted::{self, Planted};
-use super::playback::{Playback, Settled};
+use super::playback::{Playback, Settled, is_tones};
 use super::responses::Want;
 use super::state::Phase;
 use super::timer::Deadline;
@@ -33,6 +33,7 @@ use crate::base::id::ItemId;
 use crate::base::limit;
 use crate::base::time::Now;
 use crate::base::unit::AudioMs;
+use crate::proto::realtime::client_event::NewItem;
 use std::time::Duration;
 
 impl Call {
@@ -119,6 +120,7 @@ impl Call {
             self.stats.clears += 1;
         }
         self.text = text;
+        self.trace.cut();
         self.marks.clear(cut.marks, offset);
         self.stats.outbound_bytes_cut += cut.bytes;
     }
@@ -241,7 +243,8 @@ impl Call {
 
     /// B07: more than the bound would wait to be heard, or the leg takes no more. The response ends here: what was sent is
     /// played and the item truncated at its end once that is heard, or earlier when the caller interrupts: an item is
-    /// truncated once. What still comes of it is dropped; the model's leg is read on.
+    /// truncated once. What still comes of it is dropped; the model's leg is read on. Tones that find no room are dropped,
+    /// and nothing else: they are ours, and the model's item goes on.
     pub(super) fn on_overflow(
         &mut self,
         response_id: Option<&str>,
@@ -254,6 +257,9 @@ impl Call {
         self.stats.drop(why);
         self.stats.outbound_bytes_dropped += bytes;
         self.playback.refuse(item_id, content_index, bytes);
+        if is_tones(item_id, content_index) {
+            return;
+        }
         if let Some(id) = super::outbound::response(response_id) {
             self.cuts.mute(id, why);
         }
@@ -318,8 +324,13 @@ impl Call {
         let Some(item_id) = item_id else {
             return; // It can't be named.
         };
-        if !whole {
-            self.history.cut(item_id, &text);
+        match (whole, orphan) {
+            (true, _) => {}
+            (false, false) => self.history.cut(item_id, &text),
+            (false, true) => {
+                self.history.cut_old(item_id, &text);
+                self.correct(&text, out);
+            }
         }
         #[cfg(feature = "planted-bugs")]
         let heard = match planted::is(Planted::TruncatedAtSent) {
@@ -339,6 +350,19 @@ impl Call {
             total_ms: total.0,
             text,
         });
+    }
+
+    /// What played on from a session that is gone was told to this one as if it would be heard, and was not.
+    fn correct(&mut self, heard: &str, out: &mut impl Output) {
+        if self.phase == Phase::Ready && !self.upstream.in_outage() {
+            let text = match heard.is_empty() {
+                true => "Your last words were cut off before any of them was heard.".to_owned(),
+                false => {
+                    format!("Your last words were cut off. Only this of them was heard: {heard}")
+                }
+            };
+            self.item(NewItem::SystemText(&text), out);
+        }
     }
 
     fn truncate(
@@ -394,12 +418,36 @@ impl Call {
             self.send(out, Leg::Realtime, Class::Control, &[event.as_bytes()]);
             self.timers.clear(Deadline::Response);
         }
-        if !self.responses.is_owed() {
+        let patience = match self.responses.is_owed() {
+            true => limit::RESPONSE_DEADLINE,
+            false => limit::RESPONSE_SILENCE,
+        };
+        if !self.responses.is_busy() {
             self.timers.clear(Deadline::Response);
         } else if !self.timers.is_set(Deadline::Response) {
-            self.timers
-                .set(Deadline::Response, now.mono + limit::RESPONSE_DEADLINE);
+            self.timers.set(Deadline::Response, now.mono + patience);
         }
+    }
+
+    /// An event of the active response came: it is not silent.
+    pub(super) fn on_sign_of_life(&mut self, response_id: Option<&str>, now: Now) {
+        if self.responses.is_of_active(response_id) {
+            self.timers
+                .set(Deadline::Response, now.mono + limit::RESPONSE_SILENCE);
+        }
+    }
+
+    /// `Deadline::Response`: what the server owes does not come. What still comes of a response that fell silent is not
+    /// played: it was given up, and the next answer may be on its way.
+    pub(super) fn on_response_deadline(&mut self, now: Now, out: &mut impl Output) {
+        if let Some(id) = self.responses.active() {
+            self.stats.responses_silent += 1;
+            self.end_response(Some(id), now, out);
+            self.cancel_response(Drop::LateDelta, out);
+        }
+        let event = self.responses.on_timeout();
+        self.send_create(event, now, out);
+        self.watch_silence(now);
     }
 
     /// The model's session is gone: its ids mean nothing to the next one. What was sent is still played, and counted.

@@ -61,15 +61,15 @@ impl Cuts {
 
     /// Why audio of this response is dropped; `None` when it is played.
     pub fn muted(&self, id: &str) -> Option<Drop> {
-        let found = self.muted.iter().find(|(muted, _)| muted.as_str() == id);
+        let found = self.muted.iter().find(|(muted, _)| muted.is(id));
         found.map(|&(_, why)| why)
     }
 
     /// A response is done: nothing more of it comes.
     pub fn on_response_done(&mut self, id: &str) {
-        self.muted.retain(|(muted, _)| muted.as_str() != id);
+        self.muted.retain(|(muted, _)| !muted.is(id));
         self.announced
-            .retain(|(_, response)| response.is_some_and(|response| response.as_str() != id));
+            .retain(|(_, response)| response.is_some_and(|response| !response.is(id)));
     }
 
     /// A response announced a message.
@@ -83,7 +83,7 @@ impl Cuts {
 
     /// A message has audio, or is complete without.
     pub fn on_content(&mut self, item_id: &str) {
-        self.announced.retain(|(id, _)| id.as_str() != item_id);
+        self.announced.retain(|(id, _)| !id.is(item_id));
     }
 
     /// A message that was announced and has no audio, taken off the list.
@@ -105,7 +105,7 @@ impl Cuts {
     /// A truncation was taken.
     pub fn on_truncated(&mut self, item_id: &str, content_index: u64) {
         self.pending.retain(|pending| {
-            pending.item_id.as_str() != item_id || pending.content_index != content_index
+            !pending.item_id.is(item_id) || pending.content_index != content_index
         });
     }
 

@@ -1,8 +1,8 @@
 //! What a call reports, and how it ended.
 
 use super::marks::MarkName;
-use super::policy::OnModelUnavailable;
-pub use super::trace::Turn;
+pub use super::policy::OnModelUnavailable;
+pub use super::trace::{Turn, TurnSummary};
 use crate::base::id::{CallId, CallSid, ItemId, ResponseId, StreamSid};
 use crate::base::route::StreamMode;
 use crate::base::time::Now;
@@ -308,6 +308,8 @@ pub enum Fact {
     },
     /// A turn was answered and the answer's beginning was heard.
     Turn(Turn),
+    /// All turns of the call, before its end.
+    Turns(Box<TurnSummary>),
     /// What the model's account has left of something. At 0 the next response may fail.
     RateLimit {
         /// What is limited: a bounded metric label.
@@ -526,6 +528,8 @@ pub struct Stats {
     pub marks_early: u64,
     /// `response.done` of a response that was done before.
     pub responses_repeated: u64,
+    /// Responses that began and fell silent: cancelled, and not waited for any more.
+    pub responses_silent: u64,
     /// Audio waiting to be heard, at its most, milliseconds.
     pub unplayed_ms_peak: u64,
     /// Hot messages that the strict scanner did not take and simd-json did.
@@ -538,7 +542,7 @@ pub struct Stats {
     pub reconnect_attempts: u64,
     /// Sessions replaced before their time was up.
     pub rollovers: u64,
-    /// Ends by a broken protocol: by leg, then in the order of `VIOLATIONS`.
+    /// Connections closed for a broken protocol: by leg, then in the order of `VIOLATIONS`.
     pub violations: [[u64; VIOLATIONS.len()]; 2],
     /// Messages dropped, by reason.
     pub drops: [u64; DROP_REASONS],
@@ -585,6 +589,7 @@ impl Stats {
             marks_flushed,
             marks_early,
             responses_repeated,
+            responses_silent,
             unplayed_ms_peak,
             scan_fallbacks,
             unknown_fields,
@@ -627,6 +632,7 @@ impl Stats {
         self.marks_flushed += marks_flushed;
         self.marks_early += marks_early;
         self.responses_repeated += responses_repeated;
+        self.responses_silent += responses_silent;
         self.unplayed_ms_peak = self.unplayed_ms_peak.max(unplayed_ms_peak);
         self.scan_fallbacks += scan_fallbacks;
         self.unknown_fields += unknown_fields;
@@ -664,42 +670,4 @@ impl Stats {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_drop_reason_stands_at_its_own_place_with_its_own_label() {
-        let mut labels = std::collections::BTreeSet::new();
-        for (i, reason) in Drop::ALL.into_iter().enumerate() {
-            assert_eq!(reason as usize, i);
-            assert!(labels.insert(reason.label()));
-        }
-    }
-
-    #[test]
-    fn violations_have_labels_of_their_own_and_are_added_up() {
-        let distinct: std::collections::BTreeSet<_> = VIOLATIONS.into_iter().collect();
-        assert_eq!(distinct.len(), VIOLATIONS.len());
-        let mut stats = Stats::default();
-        for label in VIOLATIONS {
-            stats.violation(Leg::Carrier, label);
-        }
-        stats.violation(Leg::Realtime, MALFORMED);
-        let mut sum = stats.clone();
-        sum.add(&stats);
-        assert_eq!(sum.violations[0], [2; VIOLATIONS.len()]);
-        assert_eq!(sum.violations[1].iter().sum::<u64>(), 2);
-    }
-
-    #[test]
-    fn the_model_is_told_a_normal_end_unless_it_is_at_fault_or_we_stop() {
-        assert_eq!(EndReason::CallerHungUp.close_code(Leg::Realtime), 1000);
-        assert_eq!(EndReason::NotAuthorized.close_code(Leg::Realtime), 1000);
-        assert_eq!(EndReason::RealtimeProtocol.close_code(Leg::Realtime), 1002);
-        assert_eq!(EndReason::Drained.close_code(Leg::Realtime), 1001);
-        assert_eq!(EndReason::Internal.close_code(Leg::Carrier), 1011);
-        assert_eq!(EndReason::RealtimeLost.close_code(Leg::Carrier), 1011);
-        assert_eq!(EndReason::UnsupportedMedia.close_code(Leg::Carrier), 1003);
-        assert_eq!(EndReason::NotAuthorized.close_code(Leg::Carrier), 1008);
-    }
-}
+mod tests;

@@ -1,5 +1,7 @@
 //! Who speaks first, and what the agent is asked to say on its own account. Core; part of `Call`.
 
+#[cfg(feature = "planted-bugs")]
+use super::planted::{self, Planted};
 use super::policy::{FirstSpeaker, instructions};
 use super::responses::{Want, Why};
 use super::state::Phase;
@@ -22,8 +24,17 @@ pub(super) enum Wish {
 impl Call {
     /// The first session is ready.
     pub(super) fn begin(&mut self, now: Now, out: &mut impl Output) {
+        if self.was_warned() {
+            self.on_warning(out);
+        }
         match self.policy.first_speaker {
-            FirstSpeaker::Agent => self.respond(Why::Greeting, &Wish::Greeting, now, out),
+            FirstSpeaker::Agent => {
+                self.respond(Why::Greeting, &Wish::Greeting, now, out);
+                #[cfg(feature = "planted-bugs")]
+                if planted::is(Planted::GreetingTwice) {
+                    self.respond(Why::Greeting, &Wish::Greeting, now, out);
+                }
+            }
             // Already due: the set-up took longer than the agent was to wait.
             FirstSpeaker::AfterMs(_) if !self.timers.is_set(Deadline::FirstWords) => {
                 self.on_first_words(now, out);
@@ -42,9 +53,20 @@ impl Call {
         }
     }
 
-    /// `Deadline::FirstWords`: the caller has said nothing. Before the session is ready `begin` does it.
+    /// Whether the first words are the caller's for a while yet: nothing that silence leads to comes before the agent's own.
+    pub(super) fn waits_to_begin(&self) -> bool {
+        !self.anyone_spoke && self.timers.is_set(Deadline::FirstWords)
+    }
+
+    /// `Deadline::FirstWords`: the caller has said nothing. Before the first session is ready `begin` does it; between two
+    /// sessions the wish waits for the next, unless that one is asked for the greeting anyway.
     pub(super) fn on_first_words(&mut self, now: Now, out: &mut impl Output) {
-        if self.phase == Phase::Ready && !self.anyone_spoke {
+        #[cfg(feature = "planted-bugs")]
+        if planted::is(Planted::GreetingIntoSpeech) {
+            self.anyone_spoke = false;
+        }
+        let waits = self.upstream.was_ready() && !self.upstream.owes();
+        if (self.phase == Phase::Ready || waits) && !self.anyone_spoke {
             self.respond(Why::Greeting, &Wish::Greeting, now, out);
         }
     }

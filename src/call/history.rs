@@ -44,6 +44,8 @@ pub enum Kind {
 struct Entry {
     kind: Kind,
     item_id: Option<ItemId>,
+    /// Of a session that is gone: its id is another session's to use.
+    old: bool,
     /// Of a tool's call or answer.
     call_id: String,
     /// Of a tool's call.
@@ -134,23 +136,6 @@ impl History {
         }
     }
 
-    /// As `cut`, where only times are known: of `generated_ms` of audio `heard_ms` were heard, and words are taken
-    /// to be spread evenly. Never cuts inside a word.
-    pub fn cut_at(&mut self, item_id: ItemId, heard_ms: u64, generated_ms: u64) {
-        let Some(at) = self.position(Some(item_id)) else {
-            return;
-        };
-        self.entries[at].closed = true;
-        let text = &self.entries[at].text;
-        if heard_ms < generated_ms {
-            let bytes = text.len() as u128 * u128::from(heard_ms) / u128::from(generated_ms);
-            let bytes = text.floor_char_boundary(bytes as usize);
-            let end = text[..bytes].rfind(char::is_whitespace).unwrap_or(0);
-            let heard = text[..end].trim_end().to_owned();
-            self.set(at, &heard);
-        }
-    }
-
     /// A tool is called; the same call twice is one.
     pub fn call(&mut self, call_id: &str, name: &str, arguments: &str) {
         if self.has(Kind::Call, call_id) {
@@ -233,11 +218,20 @@ impl History {
         told
     }
 
-    /// Ids mean nothing to another session, and its own may be the same: what is there is closed, and anonymous.
+    /// Ids mean nothing to another session, and its own may be the same: what is there is closed, and its ids are only good
+    /// for `cut_old`.
     pub fn forget_ids(&mut self) {
         for entry in &mut self.entries {
-            entry.item_id = None;
+            entry.old = true;
             entry.closed = true;
+        }
+    }
+
+    /// An item of a session that is gone was still playing, and was interrupted: these of its words were heard.
+    pub fn cut_old(&mut self, item_id: ItemId, text: &str) {
+        let mut entries = self.entries.iter();
+        if let Some(at) = entries.rposition(|entry| entry.old && entry.item_id == Some(item_id)) {
+            self.set(at, text);
         }
     }
 
@@ -245,7 +239,7 @@ impl History {
         let id = item_id?;
         self.entries
             .iter()
-            .rposition(|entry| entry.item_id == Some(id))
+            .rposition(|entry| !entry.old && entry.item_id == Some(id))
     }
 
     fn has(&self, kind: Kind, call_id: &str) -> bool {
@@ -279,6 +273,7 @@ impl History {
         self.entries.push_back(Entry {
             kind,
             item_id,
+            old: false,
             call_id: String::new(),
             name: String::new(),
             text,
@@ -376,7 +371,7 @@ mod tests {
     fn what_was_cut_stays_cut() {
         let mut history = History::default();
         history.assistant_piece(id("a1"), "We open at nine and close at");
-        history.cut_at(ItemId::new("a1").unwrap(), 500, 1_000);
+        history.cut(ItemId::new("a1").unwrap(), "We open at");
         history.assistant_piece(id("a1"), " five.");
         history.assistant_said(id("a1"), "We open at nine and close at five.");
         assert_eq!(told(&history), ["assistant We open at"]);
@@ -416,6 +411,14 @@ mod tests {
         history.forget_ids();
         history.assistant_piece(id("a1"), "Again");
         assert_eq!(told(&history), ["assistant Hello", "assistant Again"]);
+        // But what played on and was interrupted later is told as it was heard.
+        history.forget_ids();
+        history.assistant_piece(id("a1"), "Third");
+        history.cut_old(ItemId::new("a1").unwrap(), "Ag");
+        assert_eq!(
+            told(&history),
+            ["assistant Hello", "assistant Ag", "assistant Third"]
+        );
     }
 
     proptest! {
@@ -433,7 +436,7 @@ mod tests {
                     2 => history.assistant_piece(item, &text),
                     3 => history.call(&format!("c{name}"), "t", &text),
                     4 => history.output(&format!("c{name}"), &text),
-                    _ => history.cut_at(item.unwrap(), u64::from(name), 40),
+                    _ => history.cut(item.unwrap(), &text[..len / 4 * 2]),
                 }
                 let bytes: usize = history.entries.iter().map(Entry::bytes).sum();
                 prop_assert_eq!(bytes, history.bytes);

@@ -225,7 +225,7 @@ impl Call {
 
     /// What holds audio until the session is ready; in an outage less of it.
     fn early(&mut self) -> &mut EarlyAudio {
-        let bound = match self.upstream.in_outage() {
+        let bound = match self.upstream.in_outage() && self.upstream.was_ready() {
             true => self.policy.reconnect.hold_ms.into(),
             false => limit::EARLY_AUDIO_MS_MAX,
         };
@@ -340,7 +340,7 @@ impl Call {
             self.stats.drop(Drop::BeforeStart);
             return false;
         };
-        if sid == Some(ours.as_str()) {
+        if sid.is_some_and(|sid| ours.is(sid)) {
             return true;
         }
         self.on_foreign();

@@ -18,7 +18,8 @@
 //! | `responses` | the one response slot |
 //! | `policy` | how an agent leads a call |
 //! | `marks` | what marks are called, when one is due, which are out |
-//! | `upstream` | the model's connection lost, dialled again, replaced before its session expires |
+//! | `upstream` | the model's connection lost, and dialled again |
+//! | `rollover` | its session replaced before it expires |
 //! | `history` | what was said, as text, for a session that must be told again |
 //! | `greeting` | who speaks first; the one place that asks for responses |
 //! | `silence` | silence, the longest duration, the goodbye, keys |
@@ -51,6 +52,7 @@ pub mod planted;
 pub mod playback;
 pub mod policy;
 pub mod responses;
+mod rollover;
 pub mod session;
 mod silence;
 pub mod state;
@@ -122,11 +124,17 @@ pub enum Order {
     Dial,
     /// The same again, once, as `expects` says for what.
     Redial,
+    /// The dial that is under way is not wanted any more.
+    CancelDial,
     /// Close the connection to the model and go on without.
     DropUpstream {
         /// What became of it.
         reason: EndReason,
+        /// The close code.
+        code: u16,
     },
+    /// The connection that was made last was of no use: its endpoint is not to be preferred for a while.
+    Distrust,
     /// Close the second connection.
     DropStandby,
     /// The second connection is the one from now on; the first, if it is still there, is closed.
@@ -349,8 +357,10 @@ impl Call {
                 message: text.to_owned(),
             });
         }
+        // Before the first connection there is nothing to be lost.
+        let may_return = leg == Leg::Realtime && !matches!(self.phase, Phase::Greeting);
         let LegEnd::Protocol(code, label) = how else {
-            if leg == Leg::Realtime && self.upstream.was_ready() {
+            if may_return {
                 let cause = match how {
                     LegEnd::CloseFrame(code, _) => format!("closed by the model with {code}"),
                     LegEnd::Eof => "the connection ended".to_owned(),
@@ -366,7 +376,12 @@ impl Call {
         if !self.phase.is_ended() {
             self.stats.violation(leg, label);
             self.note(format!("{leg:?}: {label}, closed with {code}."));
-            self.end(reason);
+            if may_return {
+                let cause = format!("the model broke the protocol ({label})");
+                self.on_lost_with(cause, reason, code, now);
+            } else {
+                self.end(reason);
+            }
             if let Some((carrier, realtime)) = &mut self.close {
                 *(match leg {
                     Leg::Carrier => carrier,
@@ -386,11 +401,7 @@ impl Call {
         match self.timers.take_due(now.mono) {
             None => return self.on_tool_timeout(now, out),
             Some(Deadline::Start) => self.end(EndReason::StartTimeout),
-            Some(Deadline::Upstream) => self.end(match self.phase {
-                _ if self.upstream.in_outage() => EndReason::RealtimeLost,
-                Phase::Dialing => EndReason::RealtimeUnavailable,
-                _ => EndReason::RealtimeSetup,
-            }),
+            Some(Deadline::Upstream) => self.on_upstream_deadline(),
             Some(Deadline::Pad) => self.on_mute(out),
             Some(Deadline::Redial) => self.on_redial(),
             Some(Deadline::Setup) => self.on_setup_deadline(now),
@@ -400,7 +411,7 @@ impl Call {
             Some(Deadline::Silence) => self.on_silence(now, out),
             Some(Deadline::Warning) => self.on_warning(out),
             Some(Deadline::Duration) => self.on_duration(now, out),
-            Some(Deadline::Goodbye) => self.on_goodbye(),
+            Some(Deadline::Goodbye) => self.on_goodbye(now),
             Some(Deadline::Keys) => self.flush_keys(now, out),
             // B22: a one-way stream takes our audio and plays none of it.
             Some(Deadline::FirstMark) => self.note(
@@ -410,10 +421,7 @@ impl Call {
             ),
             Some(Deadline::Guard) => self.on_guard_over(now, out),
             Some(Deadline::Confirm) => self.on_confirmed(now, out),
-            Some(Deadline::Response) => {
-                let event = self.responses.on_timeout();
-                self.send_create(event, now, out);
-            }
+            Some(Deadline::Response) => self.on_response_deadline(now, out),
             // The rest belong to legs.
             Some(Deadline::Pong | Deadline::Ping | Deadline::Stall | Deadline::Close) => {}
         }
@@ -486,14 +494,14 @@ impl Call {
         self.trace.taken(taken, now.mono);
     }
 
-    /// The first audio of an answer was queued: `set_wire_position` wants to know up to which byte of the wire.
+    /// The first audio of an answer was queued: `set_wire_position` wants to know how much of the wire goes before it.
     pub fn wants_wire_position(&self) -> bool {
         self.trace.wants_position()
     }
 
     /// See `wants_wire_position`.
-    pub fn set_wire_position(&mut self, queued: u64) {
-        self.trace.set_position(queued);
+    pub fn set_wire_position(&mut self, before: u64) {
+        self.trace.set_position(before);
     }
 
     fn note(&mut self, text: String) {
@@ -518,6 +526,9 @@ impl Call {
             self.stats.inbound_bytes_dropped += early.frame_bytes();
         }
         self.report_unavailable(reason);
+        if let Some(summary) = self.trace.summary() {
+            self.facts.push_back(Fact::Turns(Box::new(summary)));
+        }
         self.close = Some((
             reason.close_code(Leg::Carrier),
             reason.close_code(Leg::Realtime),

@@ -6,6 +6,7 @@ use super::outbox::Class;
 #[cfg(feature = "planted-bugs")]
 use super::planted;
 use super::playback::{Place, Standing};
+use super::responses::Why;
 use super::state::Phase;
 use super::timer::Deadline;
 use super::upstream::UPDATE_EVENT_ID;
@@ -53,7 +54,12 @@ impl Call {
         self.count_message_in(Leg::Realtime);
         self.stats.unknown_fields += u64::from(noticed.unknown_fields > 0);
         self.on_event(&event, now);
-        let sent_before = self.stats.outbound_bytes_sent;
+        // Of the model's own audio: tones and what is sent again are no answer.
+        let sent_before = match event {
+            ServerEvent::AudioDelta(_) => self.stats.outbound_bytes_sent,
+            _ => u64::MAX,
+        };
+        self.note_sign_of_life(&event, now);
         match event {
             ServerEvent::AudioDelta(delta) => {
                 self.stats.scan_fallbacks += u64::from(noticed.fallback);
@@ -109,6 +115,7 @@ impl Call {
                 let id = response(response_id.as_deref());
                 if !out_of_band {
                     self.responses.on_created(id, tag.as_deref());
+                    self.timers.clear(Deadline::Response);
                     self.send_create(None, now, out);
                 }
                 if let Some(response_id) = id {
@@ -124,9 +131,13 @@ impl Call {
                 ..
             } => {
                 let id = response(response_id.as_deref());
+                let before = self.responses.active();
                 let (news, event) = self.responses.on_done(id);
-                self.send_create(event, now, out);
+                if before.is_some() && self.responses.active().is_none() {
+                    self.timers.clear(Deadline::Response);
+                }
                 if !news {
+                    self.send_create(event, now, out);
                     self.stats.responses_repeated += 1;
                     return;
                 }
@@ -147,8 +158,13 @@ impl Call {
                         usage,
                     });
                 }
-                // Last: a tool may end the call, and nothing is reported behind its end.
-                self.on_tools_done(response_id.as_deref(), cancelled, now, out);
+                // Last: a tool may end the call, and nothing is reported behind its end. What is asked for next reads the
+                // answers of this response's tools, so it goes behind them.
+                let asks = event.is_some() && self.responses.is_asked(Why::Tools);
+                self.on_tools_done(response_id.as_deref(), cancelled, asks, now, out);
+                if !self.phase.is_ended() {
+                    self.send_create(event, now, out);
+                }
             }
             ServerEvent::OutputTranscriptDelta { item_id, delta, .. } => {
                 if let Some(item_id) = item(item_id.as_deref()) {
@@ -257,8 +273,24 @@ impl Call {
         self.after_event(sent_before, now, out);
     }
 
+    /// What a response consists of shows that it goes on.
+    fn note_sign_of_life(&mut self, event: &ServerEvent<'_>, now: Now) {
+        let response_id = match event {
+            ServerEvent::AudioDelta(AudioDelta { response_id, .. })
+            | ServerEvent::AudioDone { response_id, .. }
+            | ServerEvent::OutputItemAdded { response_id, .. }
+            | ServerEvent::OutputItemDone { response_id, .. }
+            | ServerEvent::ContentPart { response_id, .. } => response_id.as_deref(),
+            ServerEvent::OutputTranscriptDelta { .. }
+            | ServerEvent::OutputTranscriptDone { .. } => None,
+            ServerEvent::Ignored { kind } if kind.starts_with("response.") => None,
+            _ => return,
+        };
+        self.on_sign_of_life(known(response_id, ResponseId::MAX), now);
+    }
+
     /// All that a response had to say is there.
-    fn end_response(&mut self, id: Option<ResponseId>, now: Now, out: &mut impl Output) {
+    pub(super) fn end_response(&mut self, id: Option<ResponseId>, now: Now, out: &mut impl Output) {
         let id = id.as_ref().map(ResponseId::as_str);
         if let Some(id) = id {
             self.cuts.on_response_done(id);
@@ -296,7 +328,7 @@ impl Call {
                 "The model confirmed audio formats {input:?} in and {output:?} out; \
                  audio/pcmu is needed both ways."
             ));
-            self.end(EndReason::RealtimeSetup);
+            self.on_wrong_format(now);
             return;
         }
         if self.phase == Phase::Ready {
@@ -313,6 +345,26 @@ impl Call {
         });
         self.on_ready(now, out);
         self.release_early(out);
+    }
+
+    /// Audio on a connection that is being left, or is not the call's yet: counted, and not played.
+    pub fn handle_left_audio(&mut self, delta: &AudioDelta<'_>) {
+        if self.phase.is_ended() {
+            return;
+        }
+        #[cfg(feature = "planted-bugs")]
+        if planted::is(planted::Planted::LeftAudioUncounted) {
+            return;
+        }
+        if !base64::is_valid(&delta.delta) {
+            self.stats.drop(Drop::BadBase64);
+            return;
+        }
+        let bytes = base64::decoded_len(&delta.delta) as u64;
+        self.stats.outbound_frames += 1;
+        self.stats.outbound_bytes += bytes;
+        self.stats.outbound_bytes_dropped += bytes;
+        self.stats.drop(Drop::LateDelta);
     }
 
     /// The hot path, model to caller.
@@ -370,18 +422,13 @@ impl Call {
             return;
         }
         let (.., start) = self.playback.offsets();
-        if self.policy.barge_in.confirm_ms > 0 {
-            let kept = self.hold.keep(start, bytes, &delta.delta);
-            if self.hold.paused {
-                match kept {
-                    true => self.playback.queue(bytes),
-                    // More than can be kept came while the caller spoke.
-                    false => {
-                        self.on_overflow(response_id, item_id, part, bytes, Drop::Unplayed, out);
-                    }
-                }
-                return;
+        if self.hold.paused {
+            match self.hold.keep(start, bytes, &delta.delta) {
+                true => self.playback.queue(bytes),
+                // More than can be kept came while the caller spoke.
+                false => self.on_overflow(response_id, item_id, part, bytes, Drop::Unplayed, out),
             }
+            return;
         }
         let (before, after) = self.encoder.media();
         let parts = [before, &delta.delta[..], after];
@@ -395,6 +442,11 @@ impl Call {
         if planted::is(planted::Planted::DeltaDoubled) && self.stats.outbound_frames % 7 == 6 {
             out.send(Leg::Carrier, class, &parts);
         }
+        if self.policy.barge_in.confirm_ms > 0 {
+            // Only now: what the leg did not take must not come back with an interruption that is taken back. Without room
+            // an interruption is final until what is kept was heard.
+            self.hold.keep(start, bytes, &delta.delta);
+        }
         self.playback.queue(bytes);
         self.stats.carrier_messages_out += 1;
         self.stats.outbound_frames_sent += 1;
@@ -402,7 +454,7 @@ impl Call {
         let unplayed = self.playback.unplayed_ms().0;
         self.stats.unplayed_ms_peak = self.stats.unplayed_ms_peak.max(unplayed);
         if let Some(id) = response_id
-            && self.sounding.is_none_or(|last| last.as_str() != id)
+            && self.sounding.is_none_or(|last| !last.is(id))
             && let Some(response_id) = ResponseId::new(id)
         {
             self.sounding = Some(response_id);
@@ -458,7 +510,10 @@ impl Call {
     ) {
         match self.cuts.on_error(code, message, event_id) {
             None => {
-                let event = self.responses.on_error(code, event_id);
+                let event = self.responses.on_error(code, event_id, message);
+                if code == Some("conversation_already_has_active_response") {
+                    self.forget_openings();
+                }
                 self.send_create(event, now, out);
             }
             Some(refused) => {
@@ -495,19 +550,19 @@ impl Call {
                     now,
                 );
             }
-            Phase::Opening | Phase::Configuring
-                if self.upstream.in_outage() && is(&UNAVAILABLE) =>
-            {
+            Phase::Opening | Phase::Configuring if is(&UNAVAILABLE) => {
                 self.on_try_error([code, kind], now);
             }
-            Phase::Opening | Phase::Configuring if is(&UNAVAILABLE) => {
-                self.end(EndReason::RealtimeUnavailable);
-            }
-            // Nothing but the update was sent, so what names no event answers it: a single bad field rejects all
-            // of it, and the defaults (24 kHz PCM) would stay in force.
-            Phase::Configuring if event_id.is_none_or(|id| id == UPDATE_EVENT_ID) => {
+            // A single bad field rejects all of the update, and the defaults (24 kHz PCM) would stay in force. It would be
+            // refused again.
+            Phase::Configuring if event_id == Some(UPDATE_EVENT_ID) => {
                 self.end(EndReason::RealtimeSetup);
             }
+            Phase::Opening | Phase::Configuring if self.upstream.in_outage() => {
+                self.on_stray_error([code, kind], now);
+            }
+            // Nothing but the update was sent, so what names no event answers it.
+            Phase::Configuring if event_id.is_none() => self.end(EndReason::RealtimeSetup),
             _ => {}
         }
     }

@@ -48,6 +48,42 @@ pub enum Planted {
     CreateTwice,
     /// What was cleared for nothing goes on 100 ms behind what was heard.
     ResumedLate,
+    /// Audio of a session that was left is played.
+    LeftAudioPlayed,
+    /// Audio of a session that was left is not counted.
+    LeftAudioUncounted,
+    /// The call ends before its goodbye was heard.
+    HungUpUnheard,
+    /// The call ends for silence before the goodbye is generated.
+    GoodbyeUnsaid,
+    /// A tool's answer is told twice.
+    OutputTwice,
+    /// Tools' answers go out as they come.
+    OutputsUnordered,
+    /// A response is asked for before the last answer of a tool.
+    ToolsTooEarly,
+    /// The answers of tools bring no response.
+    ToolsUnasked,
+    /// A tool is asked twice.
+    ToolAskedTwice,
+    /// Keys that were pressed are told twice.
+    KeysTwice,
+    /// The first of several keys is not told.
+    KeyLost,
+    /// Tones of keys are taken for a part of what the model says.
+    TonesOfTheModels,
+    /// A silence counts from when audio was generated, not from when it was heard.
+    NudgeTooEarly,
+    /// Nobody says anything, and the model is not told.
+    NudgeForgotten,
+    /// The agent greets again where the first response was refused or done.
+    GreetingTwice,
+    /// The agent begins though the caller has spoken.
+    GreetingIntoSpeech,
+    /// A call lasts as long as it likes.
+    DurationForgotten,
+    /// The model is told twice that time is nearly up.
+    WarningTwice,
 }
 
 impl Planted {
@@ -74,6 +110,24 @@ impl Planted {
         Planted::CreateTooEarly,
         Planted::CreateTwice,
         Planted::ResumedLate,
+        Planted::LeftAudioPlayed,
+        Planted::LeftAudioUncounted,
+        Planted::HungUpUnheard,
+        Planted::GoodbyeUnsaid,
+        Planted::OutputTwice,
+        Planted::OutputsUnordered,
+        Planted::ToolsTooEarly,
+        Planted::ToolsUnasked,
+        Planted::ToolAskedTwice,
+        Planted::KeysTwice,
+        Planted::KeyLost,
+        Planted::TonesOfTheModels,
+        Planted::NudgeTooEarly,
+        Planted::NudgeForgotten,
+        Planted::GreetingTwice,
+        Planted::GreetingIntoSpeech,
+        Planted::DurationForgotten,
+        Planted::WarningTwice,
     ];
 }
 

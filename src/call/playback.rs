@@ -40,6 +40,17 @@ const TEXTS_MAX: usize = 16;
 /// One of them, bytes.
 const TEXT_BYTES_MAX: usize = 8 * 1024;
 const NS_PER_BYTE: u64 = 125_000;
+/// The content index of tones, which are our own: audio without an item id, and no part of an item that a model makes.
+pub const TONES: u64 = u64::MAX;
+
+/// Whether audio is our own tones.
+pub fn is_tones(item_id: Option<&str>, content_index: u64) -> bool {
+    #[cfg(feature = "planted-bugs")]
+    if super::planted::is(super::planted::Planted::TonesOfTheModels) {
+        return false;
+    }
+    item_id.is_none() && content_index == TONES
+}
 
 /// A stretch of one item's audio. An item has several only when another's audio came in between.
 #[derive(Clone, Debug)]
@@ -65,15 +76,27 @@ struct Run {
 impl Run {
     fn is(&self, item_id: Option<&str>, content_index: u64) -> bool {
         match (item_id, &self.item_id) {
-            (Some(id), Some(own)) => id == own.as_str() && content_index == self.content_index,
+            // The same id in another session is another item.
+            _ if self.orphan => false,
+            (Some(id), Some(own)) => own.is(id) && content_index == self.content_index,
             (Some(_), None) => false,
+            // Tones stand alone: the model knows nothing of them, so they must not lengthen or end an item of its.
+            (None, _) if is_tones(item_id, content_index) => self.is_tones(),
             // Audio without an id belongs to whatever is current.
-            (None, _) => true,
+            (None, _) => !self.is_tones(),
         }
+    }
+
+    fn is_tones(&self) -> bool {
+        is_tones(
+            self.item_id.as_ref().map(ItemId::as_str),
+            self.content_index,
+        )
     }
 
     fn same_item(&self, other: &Run) -> bool {
         self.item_id.is_some()
+            && self.orphan == other.orphan
             && self.item_id == other.item_id
             && self.content_index == other.content_index
     }
@@ -295,7 +318,7 @@ impl Playback {
     pub fn on_response_done(&mut self, response_id: Option<&str>) {
         for run in &mut self.runs {
             let of_it = match (response_id, &run.response_id) {
-                (Some(id), Some(own)) => id == own.as_str(),
+                (Some(id), Some(own)) => own.is(id),
                 _ => true,
             };
             run.done |= of_it;
@@ -308,6 +331,7 @@ impl Playback {
             run.done = true;
             run.orphan = true;
         }
+        self.closed = Default::default();
     }
 
     /// The next item that is over and done: all of its audio that was queued has been heard.
@@ -443,9 +467,10 @@ impl Playback {
 
     /// Whether nothing more of this part of an item is played: as far as we remember.
     pub fn is_closed(&self, item_id: &str, content_index: u64) -> bool {
-        self.closed.iter().flatten().any(|(id, part)| {
-            id.as_str() == item_id && part.is_none_or(|part| part == content_index)
-        })
+        self.closed
+            .iter()
+            .flatten()
+            .any(|(id, part)| id.is(item_id) && part.is_none_or(|part| part == content_index))
     }
 
     /// A piece of what an item says, which belongs to its audio in proportion.
@@ -475,7 +500,9 @@ impl Playback {
     fn settle(&mut self, run: &Run, heard: u64, part: Option<u64>) -> Settled {
         let mut text = String::new();
         if let Some(id) = run.item_id {
-            self.close_part(id, part);
+            if !run.orphan {
+                self.close_part(id, part);
+            }
             if let Some(at) = self.texts.iter().position(|(kept, _)| *kept == id)
                 && let Some((_, whole)) = self.texts.remove(at)
             {

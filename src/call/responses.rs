@@ -13,7 +13,8 @@
 //! ```
 //!
 //! A response that the server begins by itself goes from anywhere to `Active`. While the server owes us an answer of which
-//! we know no id, `limit::RESPONSE_DEADLINE` runs: nothing waits for ever.
+//! we know no id, `limit::RESPONSE_DEADLINE` runs; of one that we know, `limit::RESPONSE_SILENCE` since its last event:
+//! nothing waits for ever.
 
 use crate::base::id::ResponseId;
 use crate::proto::realtime::client_event;
@@ -68,6 +69,17 @@ enum Slot {
     Active(Option<ResponseId>),
 }
 
+#[derive(Clone, Debug)]
+struct Unsure {
+    want: Want,
+    /// Of its event.
+    number: u64,
+    /// The response that was done.
+    by: Option<ResponseId>,
+    /// Nobody had said that it began.
+    lone: bool,
+}
+
 /// What the ids of our events of this kind begin with.
 const CREATE_ID: &str = "vr_create_";
 const CANCEL_ID: &str = "vr_cancel_";
@@ -81,9 +93,8 @@ pub struct Responses {
     waiting: VecDeque<Want>,
     /// The active one was cancelled by us.
     cancelled: bool,
-    /// Was asked for when a response without our word was done, with the number of its event: answered by that one, or still
-    /// to be refused.
-    unsure: Option<(Want, u64)>,
+    /// Was asked for when a response without our word was done: answered by that one, or still to be refused.
+    unsure: Option<Unsure>,
     /// The server says our word back, so a response without it is not ours. Learned from the first that does.
     echoes: bool,
     last_done: Option<ResponseId>,
@@ -110,6 +121,11 @@ impl Responses {
         self.waiting.iter().chain(&self.asked).any(|w| w.why == why)
     }
 
+    /// Whether one of this kind is in the slot unanswered.
+    pub fn is_asked(&self, why: Why) -> bool {
+        self.asked.as_ref().is_some_and(|want| want.why == why)
+    }
+
     /// The server says that a response began.
     pub fn on_created(&mut self, id: Option<ResponseId>, tag: Option<&str>) {
         if id.is_some() && id == self.last_done {
@@ -117,10 +133,15 @@ impl Responses {
         }
         // Ours when it carries our word. One without may be the server's own, and then ours is about to be refused, so
         // the wish is kept until this one is done.
-        if tag.is_some() {
-            self.asked = None;
-            self.unsure = None;
+        if let Some(tag) = tag {
             self.echoes = true;
+            let is = |want: &Want| want.why.label() == tag;
+            // The older one is answered only now: the response that was done carried no word, so it was not ours. Where nobody
+            // had announced that, it may have been; then the newer is answered, where both are of a kind.
+            let older = self.unsure.take().filter(|unsure| is(&unsure.want));
+            if older.is_none_or(|unsure| unsure.lone && self.is_asked(unsure.want.why)) {
+                self.asked = None;
+            }
         }
         self.slot = Slot::Active(id);
         self.cancelled = false;
@@ -148,23 +169,41 @@ impl Responses {
             return (true, None);
         }
         if let Some(want) = self.asked.take() {
-            self.unsure = Some((want, self.created));
+            self.unsure = Some(Unsure {
+                want,
+                number: self.created,
+                by: id,
+                lone: self.slot == Slot::Requested,
+            });
         }
         self.free();
         (true, self.next())
     }
 
-    /// An error came. The event to send now; `None` also when it was none of ours.
-    pub fn on_error(&mut self, code: Option<&str>, event_id: Option<&str>) -> Option<String> {
+    /// An error came, which may say in words what was in the way. The event to send now; `None` also when it was none of
+    /// ours.
+    pub fn on_error(
+        &mut self,
+        code: Option<&str>,
+        event_id: Option<&str>,
+        message: Option<&str>,
+    ) -> Option<String> {
         let names_create = event_id.is_some_and(|id| id.starts_with(CREATE_ID));
         match code {
             Some("conversation_already_has_active_response") => {
-                let of_unsure = |&mut (_, number): &mut (Want, u64)| match event_id {
-                    Some(id) => id.strip_prefix(CREATE_ID) == Some(number.to_string().as_str()),
-                    None => self.asked.is_none(),
+                // The error often names no event, but always the response that was in the way.
+                let names =
+                    |by: &ResponseId| message.is_some_and(|text| text.contains(by.as_str()));
+                let of_unsure = |unsure: &mut Unsure| match event_id {
+                    Some(id) => {
+                        id.strip_prefix(CREATE_ID) == Some(unsure.number.to_string().as_str())
+                    }
+                    None => self.asked.is_none() || unsure.by.as_ref().is_some_and(names),
                 };
-                let refused = match self.unsure.take_if(of_unsure) {
-                    Some((want, _)) => Some(want),
+                let older = self.unsure.take_if(of_unsure);
+                let newer_is_out = older.is_some() && self.slot == Slot::Requested;
+                let refused = match older {
+                    Some(unsure) => Some(unsure.want),
                     None => self.asked.take(),
                 };
                 if let Some(want) = refused
@@ -172,7 +211,7 @@ impl Responses {
                 {
                     self.waiting.push_front(want);
                 }
-                if !matches!(self.slot, Slot::Active(_)) {
+                if !matches!(self.slot, Slot::Active(_)) && !newer_is_out {
                     self.slot = Slot::Active(None);
                 }
                 None
@@ -194,13 +233,25 @@ impl Responses {
         matches!(self.slot, Slot::Requested | Slot::Active(None))
     }
 
-    /// It did not come. The event to send now.
+    /// It did not come, or did not go on. The event to send now.
     pub fn on_timeout(&mut self) -> Option<String> {
-        if !self.is_owed() {
-            return None;
+        match self.slot {
+            Slot::Free => return None,
+            // Should it be said to be done after all, that is not the next one's end.
+            Slot::Active(Some(id)) => self.last_done = Some(id),
+            Slot::Requested | Slot::Active(None) => {}
         }
         self.free();
         self.next()
+    }
+
+    /// Whether an event that names this response, or none, may be the active one's.
+    pub fn is_of_active(&self, id: Option<&str>) -> bool {
+        match (&self.slot, id) {
+            (Slot::Active(Some(active)), Some(id)) => active.as_str() == id,
+            (Slot::Active(Some(_)), None) => true,
+            _ => false,
+        }
     }
 
     /// The event that cancels the active response: only where there is one, and only once for each.

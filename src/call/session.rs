@@ -31,6 +31,8 @@ mod leg;
 mod tests;
 
 use super::fact::{EndReason, Fact, Leg, Stats};
+#[cfg(feature = "planted-bugs")]
+use super::planted;
 use super::playback::Playback;
 use super::policy::Policy;
 use super::state::Phase;
@@ -44,7 +46,9 @@ use crate::base::rng::Rng;
 use crate::base::route::StreamMode;
 use crate::base::time::{Mono, Now};
 use crate::proto::carrier::twilio;
-use crate::proto::realtime::server_event;
+#[cfg(feature = "planted-bugs")]
+use crate::proto::decode::Noticed;
+use crate::proto::realtime::server_event::{self, ServerEvent};
 use crate::proto::realtime::settings::Settings;
 use crate::proto::ws::Role;
 use crate::proto::ws::reader::{Message, Reader};
@@ -88,6 +92,10 @@ pub enum Intent {
     /// Connect once more, with one attempt, and answer likewise. The connection is this leg: `Realtime` or `Standby`, in
     /// turn, whatever it is for. At most one dial is under way.
     Redial(Leg),
+    /// The dial that is under way is not wanted any more: no answer is expected to it.
+    CancelDial,
+    /// The connection that was given last was of no use: prefer another endpoint for a while.
+    Distrust,
     /// Send what is queued on this leg, then close its socket. The session has written the close frame.
     Finish(Leg),
     /// Close this leg's socket now.
@@ -197,7 +205,22 @@ impl Session {
                     call.handle_leg_end(leg, LegEnd::CloseFrame(code, reason), now);
                 }
             }
-            _ if wire.state != State::Open => {} // only the close frame is of interest
+            // Only the close frame is of interest. But audio on a connection to the model that is being left came all the
+            // same: it is counted, and not played.
+            Message::Text(text) if wire.state != State::Open && leg != Leg::Carrier => {
+                if let Ok((ServerEvent::AudioDelta(delta), _)) =
+                    server_event::decode(text, realtime_scratch)
+                {
+                    #[cfg(feature = "planted-bugs")]
+                    if planted::is(planted::Planted::LeftAudioPlayed) {
+                        let event = ServerEvent::AudioDelta(delta);
+                        call.handle_realtime(event, Noticed::default(), now, wires);
+                        return Some((used, true));
+                    }
+                    call.handle_left_audio(&delta);
+                }
+            }
+            _ if wire.state != State::Open => {}
             Message::Ping(payload) => wire.pong(payload, rng),
             Message::Pong(_) => {}
             Message::Binary(_) => call.handle_binary(leg, now),
@@ -220,7 +243,7 @@ impl Session {
                             (Ok((event, noticed)), Some(Leg::Realtime)) => {
                                 call.handle_realtime(event, noticed, now, wires);
                                 if call.wants_wire_position() {
-                                    call.set_wire_position(wires.carrier.queued);
+                                    call.set_wire_position(wires.carrier.playing_at);
                                 }
                             }
                             (Ok((event, _)), _) => call.handle_standby(&event, now, wires),
@@ -254,6 +277,12 @@ impl Session {
             self.call.handle_leg_end(leg, how, now);
         }
         self.settle(now);
+    }
+
+    /// The answer to `Intent::Dial`: a connection that had waited for a call. What came on it is given as input next.
+    pub fn handle_adopted(&mut self, now: Now) {
+        self.call.note_waited();
+        self.handle_upstream(Ok(()), now);
     }
 
     /// The answer to `Intent::Dial` or `Redial`: connected and upgraded, or why not.

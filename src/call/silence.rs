@@ -7,7 +7,9 @@
 
 use super::greeting::Wish;
 use super::outbox::Class;
-use super::policy::{Dtmf, Silence};
+#[cfg(feature = "planted-bugs")]
+use super::planted::{self, Planted};
+use super::policy::{Dtmf, Policy, Silence};
 use super::responses::Why;
 use super::state::Phase;
 use super::timer::Deadline;
@@ -89,17 +91,7 @@ impl Call {
     pub(super) fn on_event(&mut self, event: &ServerEvent<'_>, now: Now) {
         use super::outbound::item;
         match event {
-            ServerEvent::SpeechStarted { .. } => {
-                self.anyone_spoke = true;
-                self.quiet.begin_anew();
-                self.responses.withdraw(Why::Nudge);
-                if self.farewell_reason() == Some(EndReason::Silence) {
-                    // The caller is back.
-                    self.farewell = None;
-                    self.responses.withdraw(Why::Goodbye);
-                    self.timers.clear(Deadline::Goodbye);
-                }
-            }
+            ServerEvent::SpeechStarted { .. } => self.on_caller_back(),
             ServerEvent::SpeechStopped { .. } => {
                 self.last_speech = now.mono;
                 self.turn_open = true;
@@ -148,7 +140,8 @@ impl Call {
                 }
                 self.quiet.nudging = false;
             }
-            ServerEvent::AudioDelta(_) => {
+            // Before the session is confirmed it is noise, and not played.
+            ServerEvent::AudioDelta(_) if self.phase == Phase::Ready => {
                 self.anyone_spoke = true;
                 if !self.quiet.nudging {
                     self.quiet.begin_anew();
@@ -159,7 +152,20 @@ impl Call {
         }
     }
 
-    /// Looks again once an event was acted on. `sent_before`: `outbound_bytes_sent` before it.
+    /// The caller spoke or pressed a key: an end for silence is off.
+    fn on_caller_back(&mut self) {
+        self.anyone_spoke = true;
+        self.quiet.begin_anew();
+        self.responses.withdraw(Why::Nudge);
+        if self.farewell_reason() == Some(EndReason::Silence) {
+            self.farewell = None;
+            self.responses.withdraw(Why::Goodbye);
+            self.timers.clear(Deadline::Goodbye);
+        }
+    }
+
+    /// Looks again once an event was acted on. `sent_before`: `outbound_bytes_sent` before it, when it was audio; else
+    /// more than any call sends.
     pub(super) fn after_event(&mut self, sent_before: u64, now: Now, out: &mut impl Output) {
         if self.phase.is_ended() {
             return;
@@ -203,7 +209,13 @@ impl Call {
         let silent = self.phase == Phase::Ready
             && !self.speech_open
             && !self.responses.is_busy()
+            && !self.is_ending()
+            && !self.waits_to_begin()
             && self.farewell.is_none();
+        #[cfg(feature = "planted-bugs")]
+        if silent && planted::is(Planted::NudgeTooEarly) {
+            self.quiet.go_on(now.mono, now.mono);
+        }
         if silent {
             self.quiet
                 .go_on(self.playback.silent_at(now.mono), now.mono);
@@ -223,7 +235,8 @@ impl Call {
         let Some((stage, at)) = self.quiet.next(silence) else {
             return;
         };
-        if at > now.mono || self.phase != Phase::Ready {
+        // The agent may have been asked for something since this was set: then nobody is silent.
+        if at > now.mono || self.phase != Phase::Ready || self.is_busy(now) {
             self.watch_silence(now);
             return;
         }
@@ -234,12 +247,23 @@ impl Call {
         }
         self.quiet.nudging = true;
         self.facts.push_back(Fact::Nudged { stage });
+        #[cfg(feature = "planted-bugs")]
+        if planted::is(Planted::NudgeForgotten) {
+            return;
+        }
         let text = match stage {
             1 => &silence.nudge_text,
             _ => &silence.second_nudge_text,
         };
         self.respond(Why::Nudge, &Wish::Say(text.clone()), now, out);
         self.watch_silence(now);
+    }
+
+    /// The model has begun to speak by itself, and what we asked for is refused: a greeting and a nudge would come behind it.
+    pub(super) fn forget_openings(&mut self) {
+        self.responses.withdraw(Why::Greeting);
+        self.responses.withdraw(Why::Nudge);
+        self.quiet.nudging = false;
     }
 
     /// `start` has come: the call's longest duration counts from here.
@@ -256,19 +280,41 @@ impl Call {
         }
     }
 
-    /// `Deadline::Warning`: the model is told, and says it when it next speaks.
+    /// Whether the warning was due before now.
+    pub(super) fn was_warned(&self) -> bool {
+        let Policy {
+            max_duration_secs: max,
+            duration_warning_secs: warning,
+            ..
+        } = *self.policy;
+        warning > 0 && warning < max && !self.timers.is_set(Deadline::Warning)
+    }
+
+    /// `Deadline::Warning`: the model is told, and says it when it next speaks. Before the first session is ready `begin`
+    /// does it; between two sessions the next one is told it with the conversation.
     pub(super) fn on_warning(&mut self, out: &mut impl Output) {
+        let text = format!(
+            "The call ends in {} seconds. Bring the conversation to a close.",
+            self.policy.duration_warning_secs
+        );
         if self.phase == Phase::Ready {
-            let text = format!(
-                "The call ends in {} seconds. Bring the conversation to a close.",
-                self.policy.duration_warning_secs
-            );
             self.item(NewItem::SystemText(&text), out);
+            #[cfg(feature = "planted-bugs")]
+            if planted::is(Planted::WarningTwice) {
+                self.item(NewItem::SystemText(&text), out);
+            }
+        }
+        if self.phase == Phase::Ready || self.upstream.was_ready() {
+            self.history.system_text(&text);
         }
     }
 
     /// `Deadline::Duration`.
     pub(super) fn on_duration(&mut self, now: Now, out: &mut impl Output) {
+        #[cfg(feature = "planted-bugs")]
+        if planted::is(Planted::DurationForgotten) {
+            return;
+        }
         self.say_goodbye(EndReason::MaxDuration, DURATION_TEXT, now, out);
     }
 
@@ -280,6 +326,9 @@ impl Call {
         now: Now,
         out: &mut impl Output,
     ) {
+        if self.upstream.is_over() {
+            return; // It is being said.
+        }
         if self.phase != Phase::Ready {
             self.end(reason);
             return;
@@ -294,6 +343,8 @@ impl Call {
     /// Ends the call once what is being said was heard.
     pub(super) fn end_once_heard(&mut self, reason: EndReason, now: Now) {
         let said = !self.responses.is_busy();
+        #[cfg(feature = "planted-bugs")]
+        let said = said || planted::is(Planted::GoodbyeUnsaid);
         self.farewell = Some(Farewell { reason, said });
         let at = match said {
             true => self.playback.silent_at(now.mono) + MARK_GRACE,
@@ -304,7 +355,25 @@ impl Call {
         self.seek_end();
     }
 
-    /// Why the call is about to end.
+    /// Why the call is about to end, by its goodbye or by the model's.
+    pub(super) fn goodbye_reason(&self) -> Option<EndReason> {
+        let by_model = self.is_ending().then_some(EndReason::EndedByModel);
+        self.farewell_reason().or(by_model)
+    }
+
+    /// The model is gone in the midst of a goodbye: the call ends when what came of it was heard.
+    pub(super) fn hear_goodbye(&mut self, now: Now) {
+        // What waits to be sent is to be heard as well.
+        let left = Duration::from_millis(self.playback.unplayed_ms().0);
+        if let Some(farewell) = &mut self.farewell {
+            farewell.said = true;
+            self.timers
+                .set(Deadline::Goodbye, now.mono + left + MARK_GRACE);
+        }
+        self.end_by_model_at(now.mono + left + MARK_GRACE);
+    }
+
+    /// Why the call is about to end by a goodbye of ours.
     pub(super) fn farewell_reason(&self) -> Option<EndReason> {
         self.farewell.map(|farewell| farewell.reason)
     }
@@ -321,8 +390,10 @@ impl Call {
     }
 
     /// `Deadline::Goodbye`: time enough.
-    pub(super) fn on_goodbye(&mut self) {
+    pub(super) fn on_goodbye(&mut self, now: Now) {
         if let Some(reason) = self.farewell_reason() {
+            // What it reports as heard is as of now.
+            self.playback.advance(now.mono);
             self.end(reason);
         }
     }
@@ -330,8 +401,7 @@ impl Call {
     /// A key was pressed.
     pub(super) fn on_key(&mut self, digit: char, now: Now, out: &mut impl Output) {
         self.facts.push_back(Fact::Dtmf { digit });
-        self.anyone_spoke = true;
-        self.quiet.begin_anew();
+        self.on_caller_back();
         if self.policy.dtmf == Dtmf::Text && self.keys.len() < KEYS_MAX {
             self.keys.push(digit);
             let pause = Duration::from_millis(self.policy.dtmf_pause_ms.into());
@@ -351,14 +421,23 @@ impl Call {
             return;
         }
         let keys = std::mem::take(&mut self.keys);
+        #[cfg(feature = "planted-bugs")]
+        let keys = match planted::is(Planted::KeyLost) && keys.len() > 1 {
+            true => keys[1..].to_owned(),
+            false => keys,
+        };
         let text = format!("The caller pressed {keys}.");
         self.item(NewItem::UserText(&text), out);
+        #[cfg(feature = "planted-bugs")]
+        if planted::is(Planted::KeysTwice) {
+            self.item(NewItem::UserText(&text), out);
+        }
         self.history.user_text(&text);
         self.respond(Why::Text, &Wish::Answer, now, out);
     }
 
     /// Writes an item into the model's conversation.
-    fn item(&mut self, item: NewItem<'_>, out: &mut impl Output) {
+    pub(super) fn item(&mut self, item: NewItem<'_>, out: &mut impl Output) {
         let event = client_event::item_create(item, None, None, "");
         self.send(out, Leg::Realtime, Class::Control, &[event.as_bytes()]);
     }

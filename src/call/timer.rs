@@ -75,32 +75,27 @@ const ALL: [Deadline; 21] = [
     Deadline::Close,
 ];
 
-/// No deadline: later than every real one.
-const UNSET: u64 = u64::MAX;
+const _: () = assert!(ALL.len() <= u32::BITS as usize, "a bit for each");
 
 /// At most one point in time for each `Deadline`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Timers {
+    /// A bit for each that is set. Every frame asks for the earliest, and of twenty-one one to four are set.
+    set: u32,
+    /// Meaningful where the bit is set.
     at: [u64; ALL.len()],
-}
-
-impl Default for Timers {
-    fn default() -> Self {
-        Self {
-            at: [UNSET; ALL.len()],
-        }
-    }
 }
 
 impl Timers {
     /// Sets a deadline, in place of the one of that name.
     pub fn set(&mut self, name: Deadline, at: Mono) {
         self.at[name as usize] = at.0;
+        self.set |= 1 << name as u32;
     }
 
     /// Takes a deadline away.
     pub fn clear(&mut self, name: Deadline) {
-        self.at[name as usize] = UNSET;
+        self.set &= !(1 << name as u32);
     }
 
     /// Takes all of them away.
@@ -110,19 +105,28 @@ impl Timers {
 
     /// Whether a deadline is set.
     pub fn is_set(&self, name: Deadline) -> bool {
-        self.at[name as usize] != UNSET
+        self.set & 1 << name as u32 != 0
+    }
+
+    /// When a deadline is due, where it is set.
+    pub fn at(&self, name: Deadline) -> Option<Mono> {
+        self.is_set(name).then(|| Mono(self.at[name as usize]))
     }
 
     /// The earliest, with its name.
     pub fn earliest(&self) -> Option<(Mono, Deadline)> {
-        let mut best: Option<(u64, Deadline)> = None;
-        for name in ALL {
-            let at = self.at[name as usize];
-            if at != UNSET && best.is_none_or(|(least, _)| at < least) {
+        let mut left = self.set;
+        let mut best: Option<(u64, usize)> = None;
+        while left != 0 {
+            let name = left.trailing_zeros() as usize;
+            left &= left - 1;
+            let at = self.at[name];
+            // In the order of the names, so that the first of equals stays.
+            if best.is_none_or(|(least, _)| at < least) {
                 best = Some((at, name));
             }
         }
-        best.map(|(at, name)| (Mono(at), name))
+        best.map(|(at, name)| (Mono(at), ALL[name]))
     }
 
     /// The earliest that is due at `now`, taken away. `None` when none is.
@@ -139,6 +143,7 @@ impl Timers {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn the_earliest_comes_first_and_says_its_name() {
@@ -152,6 +157,28 @@ mod tests {
         assert_eq!(timers.take_due(Mono(19)), None);
         assert_eq!(timers.take_due(Mono(50)), Some(Deadline::Ping));
         assert_eq!(timers.take_due(Mono(50)), None);
+    }
+
+    proptest! {
+        #[test]
+        fn it_is_what_a_plain_list_says(
+            steps in proptest::collection::vec((0..ALL.len(), proptest::option::of(0u64..20)), 0..200)
+        ) {
+            let mut timers = Timers::default();
+            let mut list: Vec<Option<u64>> = vec![None; ALL.len()];
+            for (n, at) in steps {
+                prop_assert_eq!(ALL[n] as usize, n, "its place in the list is its bit");
+                match at {
+                    Some(at) => timers.set(ALL[n], Mono(at)),
+                    None => timers.clear(ALL[n]),
+                }
+                list[n] = at;
+                let least = list.iter().zip(ALL).filter_map(|(at, name)| Some(((*at)?, name)));
+                let least = least.min_by_key(|(at, _)| *at);
+                prop_assert_eq!(timers.earliest(), least.map(|(at, name)| (Mono(at), name)));
+                prop_assert_eq!(timers.is_set(ALL[n]), at.is_some());
+            }
+        }
     }
 
     #[test]
@@ -170,6 +197,8 @@ mod tests {
         timers.set(Deadline::Pad, Mono(9));
         assert_eq!(timers.take_due(Mono(5)), None);
         assert!(timers.is_set(Deadline::Pad));
+        assert_eq!(timers.at(Deadline::Pad), Some(Mono(9)));
+        assert_eq!(timers.at(Deadline::Ping), None);
         timers.clear(Deadline::Pad);
         assert_eq!(timers.earliest(), None);
     }

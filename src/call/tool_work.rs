@@ -2,6 +2,9 @@
 
 use super::fact::{EndReason, Leg};
 use super::outbox::Class;
+#[cfg(feature = "planted-bugs")]
+use super::planted::{self, Planted};
+use super::playback::TONES;
 use super::responses::{Want, Why};
 use super::state::Phase;
 use super::tools::{ToolAction, ToolCall, ToolResult};
@@ -17,8 +20,6 @@ use std::time::Duration;
 const OUTPUT_EVENT_ID: &str = "vr_tool_output";
 /// Tones go out in messages of this much audio, bytes: 200 ms, as a mark follows each.
 const TONE_CHUNK_BYTES: usize = 1_600;
-/// The content index of tones: no part of an item that a model makes.
-const TONES: u64 = u64::MAX;
 /// How long the goodbye may take to be heard before the call ends anyway.
 const GOODBYE_MAX: Duration = Duration::from_secs(20);
 /// How much longer than it lasts the goodbye may take, where no mark says that it was heard.
@@ -56,14 +57,24 @@ impl Call {
         }
     }
 
+    /// A response is done. `asks`: a response for answers of tools is about to be asked for, and serves these as well.
     pub(super) fn on_tools_done(
         &mut self,
         response_id: Option<&str>,
         cancelled: bool,
+        asks: bool,
         now: Now,
         out: &mut impl Output,
     ) {
         self.tools.handle_response_done(response_id, cancelled, now);
+        if asks {
+            self.tools.forget_wish();
+        }
+        #[cfg(feature = "planted-bugs")]
+        if planted::is(Planted::ToolsTooEarly) && self.tools.is_working() && !cancelled {
+            let (why, instructions) = (Why::Tools, None);
+            self.want(Want { why, instructions }, now, out);
+        }
         self.work(now, out);
     }
 
@@ -82,6 +93,7 @@ impl Call {
             return false;
         }
         if self.tool_work.ending.is_some_and(|at| at <= now.mono) {
+            self.playback.advance(now.mono);
             self.end(EndReason::EndedByModel);
             return true;
         }
@@ -94,9 +106,26 @@ impl Call {
     pub(super) fn end_when_heard(&mut self, now: Now) {
         if self.tool_work.ending.is_some() {
             self.playback.advance(now.mono);
+            #[cfg(feature = "planted-bugs")]
+            if planted::is(Planted::HungUpUnheard) {
+                self.end(EndReason::EndedByModel);
+                return;
+            }
             if !self.playback.is_unheard() {
                 self.end(EndReason::EndedByModel);
             }
+        }
+    }
+
+    /// Whether the model has ended the call, and only its goodbye is still to be heard.
+    pub(super) fn is_ending(&self) -> bool {
+        self.tool_work.ending.is_some()
+    }
+
+    /// Where the model has ended the call: at the latest then.
+    pub(super) fn end_by_model_at(&mut self, at: Mono) {
+        if let Some(ending) = &mut self.tool_work.ending {
+            *ending = at;
         }
     }
 
@@ -122,11 +151,19 @@ impl Call {
                     let event = client_event::item_create(item, None, None, OUTPUT_EVENT_ID);
                     // A session that is not set up takes nothing but its update; then it is told with the conversation.
                     if self.phase == Phase::Ready {
+                        #[cfg(feature = "planted-bugs")]
+                        if planted::is(Planted::OutputTwice) {
+                            self.send(out, Leg::Realtime, Class::Control, &[event.as_bytes()]);
+                        }
                         self.send(out, Leg::Realtime, Class::Control, &[event.as_bytes()]);
                     }
                     self.history.output(tool_call_id.as_str(), &output);
                 }
                 ToolAction::WantResponse => {
+                    #[cfg(feature = "planted-bugs")]
+                    if planted::is(Planted::ToolsUnasked) {
+                        continue;
+                    }
                     let want = Want {
                         why: Why::Tools,
                         instructions: None,

@@ -19,6 +19,8 @@
 mod tests;
 
 use super::fact::Fact;
+#[cfg(feature = "planted-bugs")]
+use super::planted::{self, Planted};
 use super::policy::ToolLimits;
 use crate::base::id::{Inline, ResponseId};
 use crate::base::time::{Mono, Now};
@@ -364,6 +366,12 @@ impl ToolBox {
         self.last_done = None;
     }
 
+    /// A response that is asked for already serves what has been answered.
+    pub fn forget_wish(&mut self) {
+        self.actions
+            .retain(|action| *action != ToolAction::WantResponse);
+    }
+
     /// Whether a call of a tool is still to be answered.
     pub fn is_working(&self) -> bool {
         !self.rounds.is_empty()
@@ -451,6 +459,16 @@ impl ToolBox {
             ),
             ToolKind::Http(http) => {
                 let expires = now.mono + time_allowed(http);
+                #[cfg(feature = "planted-bugs")]
+                if planted::is(Planted::ToolAskedTwice) {
+                    self.requests.push_back(ToolCall {
+                        tool_call_id: id,
+                        name: tool.name.clone(),
+                        tool: http.clone(),
+                        arguments: arguments.to_owned(),
+                        expires,
+                    });
+                }
                 self.requests.push_back(ToolCall {
                     tool_call_id: id,
                     name: tool.name.clone(),
@@ -572,6 +590,11 @@ impl ToolBox {
                         succeeded(json!({"ok": true}))
                     };
                 }
+            }
+            #[cfg(feature = "planted-bugs")]
+            if planted::is(Planted::OutputsUnordered) {
+                let calls = round.calls.make_contiguous();
+                calls.sort_by_key(|open| !matches!(open.state, State::Ready { .. }));
             }
             while let Some(Open {
                 state: State::Ready { .. },

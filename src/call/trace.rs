@@ -24,7 +24,7 @@ pub struct Turn {
     pub created: Option<Duration>,
     /// The first audio delta.
     pub first_delta: Option<Duration>,
-    /// The first message with it was given to a send.
+    /// The first byte of the message with it was given to a send.
     pub first_byte: Option<Duration>,
     /// The first mark behind it came back.
     pub first_mark: Option<Duration>,
@@ -36,16 +36,19 @@ pub const STAGES: [&str; 4] = ["created", "first_delta", "first_byte", "first_ma
 impl Turn {
     /// Each stage by name (`STAGES`), with its time.
     pub fn stages(&self) -> impl Iterator<Item = (&'static str, Duration)> {
-        let times = [
+        STAGES
+            .into_iter()
+            .zip(self.times())
+            .filter_map(|(name, time)| Some((name, time?)))
+    }
+
+    fn times(&self) -> [Option<Duration>; STAGES.len()] {
+        [
             self.created,
             self.first_delta,
             self.first_byte,
             self.first_mark,
-        ];
-        STAGES
-            .into_iter()
-            .zip(times)
-            .filter_map(|(name, time)| Some((name, time?)))
+        ]
     }
 }
 
@@ -59,8 +62,40 @@ pub(super) struct Trace {
     item: u32,
     /// The first delta was queued, and where it stands on the wire is not known yet.
     wants_position: bool,
-    /// The byte of the carrier's wire behind its frame.
+    /// The bytes of the carrier's wire before its frame, while that waits.
     position: Option<u64>,
+    /// Of the turns that are over.
+    summary: TurnSummary,
+}
+
+/// The times of many turns, by stage (`STAGES`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct TurnSummary {
+    /// Turns.
+    pub turns: u32,
+    /// How often each stage came, the sum of its times, and the longest.
+    stages: [(u32, Duration, Duration); STAGES.len()],
+}
+
+impl TurnSummary {
+    fn add(&mut self, turn: &Turn) {
+        self.turns = self.turns.saturating_add(1);
+        for ((count, sum, longest), time) in self.stages.iter_mut().zip(turn.times()) {
+            if let Some(time) = time {
+                *count = count.saturating_add(1);
+                *sum = sum.saturating_add(time);
+                *longest = time.max(*longest);
+            }
+        }
+    }
+
+    /// Each stage that came: its name, the mean and the longest time.
+    pub fn stages(&self) -> impl Iterator<Item = (&'static str, Duration, Duration)> {
+        let stages = STAGES.into_iter().zip(self.stages);
+        stages
+            .filter(|(_, (count, ..))| *count > 0)
+            .map(|(name, (count, sum, longest))| (name, sum / count, longest))
+    }
 }
 
 impl Trace {
@@ -69,7 +104,19 @@ impl Trace {
         self.turns.iter()
     }
 
+    /// All turns of the call so far; `None` without any.
+    pub(super) fn summary(&self) -> Option<TurnSummary> {
+        let mut summary = self.summary;
+        if let Some(open) = self.turns.back().filter(|_| self.open) {
+            summary.add(open);
+        }
+        (summary.turns > 0).then_some(summary)
+    }
+
     pub(super) fn stopped(&mut self, now: Mono) {
+        if let Some(turn) = self.turns.back().filter(|_| self.open) {
+            self.summary.add(turn);
+        }
         if self.turns.len() == TURNS_KEPT {
             self.turns.pop_front();
         } else if self.turns.capacity() == 0 {
@@ -111,15 +158,21 @@ impl Trace {
         self.wants_position
     }
 
-    /// How many bytes were queued on the carrier's wire up to and with the first delta.
-    pub(super) fn set_position(&mut self, queued: u64) {
+    /// How many bytes of the carrier's wire go before the first delta.
+    pub(super) fn set_position(&mut self, before: u64) {
         self.wants_position = false;
-        self.position = Some(queued);
+        self.position = Some(before);
+    }
+
+    /// What plays and waits on the carrier's wire was dropped: the first delta with it, unless it has begun.
+    pub(super) fn cut(&mut self) {
+        self.wants_position = false;
+        self.position = None;
     }
 
     /// So many bytes of the carrier's wire were given to sends.
     pub(super) fn taken(&mut self, taken: u64, now: Mono) {
-        if self.position.is_some_and(|position| taken >= position) {
+        if self.position.is_some_and(|before| taken > before) {
             self.position = None;
             if let Some(turn) = self.newest() {
                 turn.first_byte = Some(now.since(turn.stopped));
@@ -136,6 +189,7 @@ impl Trace {
         turn.first_delta?;
         turn.first_mark = Some(now.since(turn.stopped));
         let turn = *turn;
+        self.summary.add(&turn);
         self.open = false;
         Some(turn)
     }
@@ -162,8 +216,8 @@ mod tests {
         assert!(trace.wants_position());
         trace.set_position(5_000);
         trace.delta(2, at(650));
-        trace.taken(4_999, at(601));
-        trace.taken(5_000, at(602));
+        trace.taken(5_000, at(601));
+        trace.taken(5_001, at(602));
         trace.taken(9_000, at(650));
         assert_eq!(trace.mark(1, at(700)), None, "an item before it");
         let turn = trace.mark(2, at(850)).expect("complete");
@@ -181,6 +235,48 @@ mod tests {
             ]
         );
         assert_eq!(trace.mark(2, at(900)), None, "once");
+    }
+
+    #[test]
+    fn a_delta_that_is_cut_before_it_went_out_has_no_first_byte() {
+        let mut trace = Trace::default();
+        trace.stopped(at(0));
+        trace.delta(1, at(1));
+        trace.set_position(5_000);
+        trace.cut();
+        trace.taken(9_000, at(2));
+        assert_eq!(trace.turns().next().expect("kept").first_byte, None);
+    }
+
+    #[test]
+    fn the_summary_counts_every_turn_once_whether_it_was_answered_or_not() {
+        let mut trace = Trace::default();
+        assert_eq!(trace.summary(), None);
+        for (n, ms) in [100, 300].into_iter().enumerate() {
+            let begun = n as u64 * 10_000;
+            trace.stopped(at(begun));
+            trace.created(at(begun + ms));
+            trace.delta(1, at(begun + ms));
+            trace.mark(1, at(begun + 2 * ms));
+        }
+        // Never answered, then still open.
+        trace.stopped(at(50_000));
+        trace.stopped(at(60_000));
+        trace.created(at(60_020));
+        let summary = trace.summary().expect("turns");
+        assert_eq!(summary.turns, 4);
+        let ms: Vec<_> = summary
+            .stages()
+            .map(|(name, mean, longest)| (name, mean.as_millis(), longest.as_millis()))
+            .collect();
+        assert_eq!(
+            ms,
+            [
+                ("created", 140, 300),
+                ("first_delta", 200, 300),
+                ("first_mark", 400, 600)
+            ]
+        );
     }
 
     #[test]

@@ -12,16 +12,24 @@
 //!
 //! - An outage has `Reconnect::tries` tries with doubling waits and full jitter, and `outage_ms` in all. The count of
 //!   tries goes back only when a response is completed: a session that opens and dies again must not loop.
+//! - What is lost behind the first 101 and before the first session is confirmed is an outage too, within the time that
+//!   the first set-up has (`limit::UPSTREAM_DEADLINE`).
+//! - Whatever makes a connection useless is a loss: its end, a broken protocol, another audio format, an error that
+//!   passes. What would be the same again ends the call: a refused key or setting, a wrong format twice in a row.
+//! - A connection that is lost before it brought a response is reported, so that its endpoint is left alone a while.
 //! - The caller's audio is held meanwhile, as at the call's start but for a shorter time; what the carrier still
 //!   plays plays on.
 //! - Another session knows nothing: it is told the conversation (`history`), and asked for a response only when one
-//!   was owed, that is when the caller's turn was committed or a response was under way and not heard to its end.
-//! - At most one dial is asked for at a time. Lost while the standby is on its way: that becomes the next try.
+//!   was owed, that is when the caller was speaking, had been answered nothing, or a response was under way.
+//! - A call that is saying goodbye needs no other session: what came of its last words is heard, and it ends.
+//! - At most one dial is asked for at a time. Lost while the standby (`rollover`) is on its way: that becomes the next
+//!   try.
 
 use super::greeting::Wish;
 use super::outbox::Class;
 use super::policy::OnModelUnavailable;
-use super::responses::{Want, Why};
+use super::responses::Why;
+use super::rollover::{STANDBY_AGAIN, Standby};
 use super::state::Phase;
 use super::timer::Deadline;
 use super::{Call, EndReason, Fact, Leg, Order, Output};
@@ -29,20 +37,15 @@ use crate::base::limit;
 use crate::base::rng::Rng;
 use crate::base::time::{Mono, Now};
 use crate::proto::realtime::client_event;
-use crate::proto::realtime::server_event::{ServerEvent, SessionEcho};
 use std::time::Duration;
 
 /// From a try's connection to its confirmed session: a third of an outage's usual length, so that a server that only
 /// accepts connections does not use it up.
 const SETUP_DEADLINE: Duration = Duration::from_secs(3);
-/// After a standby that came to nothing.
-const STANDBY_AGAIN: Duration = Duration::from_secs(15);
-/// How often a primed standby looks for a silent moment that no event announces.
-const MOMENT_POLL: Duration = Duration::from_millis(250);
-/// So long before its end a session is left in the middle of things as well.
-const LAST_MOMENT: Duration = Duration::from_secs(10);
-/// So long after the caller's last word its transcript is waited for.
-const WORDS_WAIT: Duration = Duration::from_secs(3);
+/// The same of the first connection: half of what the first set-up has, so that another endpoint may do better.
+const FIRST_SETUP_DEADLINE: Duration = Duration::from_secs(limit::UPSTREAM_DEADLINE.as_secs() / 2);
+/// Sessions in a row that confirm another audio format before that is believed to last.
+const WRONG_FORMATS_MAX: u32 = 2;
 
 /// The `event_id` of our `session.update`: an error that answers it names it, or names none.
 pub(super) const UPDATE_EVENT_ID: &str = "vr_session_1";
@@ -74,20 +77,9 @@ pub struct DialFailure {
 
 /// Whom the outstanding dial is for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Purpose {
+pub(super) enum Purpose {
     Try,
     Standby,
-}
-
-/// Where the second session is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-enum Standby {
-    #[default]
-    None,
-    Dialing,
-    Opening,
-    Configuring,
-    Primed,
 }
 
 /// From a loss to the next confirmed session.
@@ -99,6 +91,8 @@ struct Outage {
     tries: u32,
     owed: bool,
     speech_open: bool,
+    /// What the latest failure is called where no session was ever ready.
+    reason: EndReason,
 }
 
 /// See above.
@@ -106,17 +100,25 @@ struct Outage {
 pub(super) struct Upstream {
     rng: Rng,
     /// Sessions confirmed so far.
-    sessions: u32,
+    pub(super) sessions: u32,
     outage: Option<Outage>,
     /// Tries since a response was last completed.
     tries: u32,
-    dial: Option<Purpose>,
-    standby: Standby,
-    standby_id: String,
+    /// A response was completed on this connection.
+    pub(super) useful: bool,
+    /// Sessions in a row that confirmed another audio format.
+    wrong_formats: u32,
+    /// The connection is lost and no other is wanted: the goodbye is still to be heard.
+    over: bool,
+    pub(super) dial: Option<Purpose>,
+    pub(super) standby: Standby,
+    pub(super) standby_id: String,
+    /// The connection had waited for a call, and has not shown since that it still works.
+    waited: bool,
     /// When the standby's session ends, ms since 1970.
-    standby_expires: Option<u64>,
+    pub(super) standby_expires: Option<u64>,
     /// When the session ends, ms since 1970.
-    expires: Option<u64>,
+    pub(super) expires: Option<u64>,
 }
 
 impl Default for Upstream {
@@ -126,9 +128,13 @@ impl Default for Upstream {
             sessions: 0,
             outage: None,
             tries: 0,
+            useful: false,
+            wrong_formats: 0,
+            over: false,
             dial: None,
             standby: Standby::None,
             standby_id: String::new(),
+            waited: false,
             standby_expires: None,
             expires: None,
         }
@@ -143,6 +149,25 @@ impl Upstream {
 
     pub(super) fn in_outage(&self) -> bool {
         self.outage.is_some()
+    }
+
+    /// Whether the next session is asked for an answer that the lost one did not give.
+    pub(super) fn owes(&self) -> bool {
+        self.outage.is_some_and(|outage| outage.owed)
+    }
+
+    /// Whether the call ends without another session.
+    pub(super) fn is_over(&self) -> bool {
+        self.over
+    }
+
+    /// What a call ends with whose tries came to nothing.
+    fn given_up(&self) -> EndReason {
+        match (self.was_ready(), self.outage) {
+            (false, Some(outage)) => outage.reason,
+            (false, None) => EndReason::RealtimeUnavailable,
+            (true, _) => EndReason::RealtimeLost,
+        }
     }
 
     /// Full jitter: anything up to the doubling bound, ms.
@@ -163,11 +188,17 @@ impl Call {
     pub fn expects(&self) -> Option<Leg> {
         match (self.phase, self.upstream.dial) {
             (Phase::Ended(_), _) => None,
+            _ if self.upstream.over => None,
             (Phase::Dialing, None) if !self.upstream.in_outage() => Some(Leg::Realtime),
             (Phase::Dialing, Some(Purpose::Try)) => Some(Leg::Realtime),
             (_, Some(Purpose::Standby)) => Some(Leg::Standby),
             _ => None,
         }
+    }
+
+    /// The connection that the next `handle_upstream` brings had waited for a call.
+    pub fn note_waited(&mut self) {
+        self.upstream.waited = true;
     }
 
     /// The dial's outcome.
@@ -191,51 +222,77 @@ impl Call {
             }
             (Some(_), Ok(())) => {
                 self.enter(Phase::Opening);
-                if !first {
-                    self.timers.set(Deadline::Setup, now.mono + SETUP_DEADLINE);
+                self.upstream.useful = false;
+                let patience = match first {
+                    true if self.policy.reconnect.tries == 0 => limit::UPSTREAM_DEADLINE,
+                    true => FIRST_SETUP_DEADLINE,
+                    false => SETUP_DEADLINE,
+                };
+                self.timers.set(Deadline::Setup, now.mono + patience);
+            }
+            (Some(_), Err(failure)) if !first && failure.retry => {
+                if let Some(outage) = &mut self.upstream.outage {
+                    outage.reason = EndReason::RealtimeUnavailable;
                 }
+                self.next_try(failure.text, now);
             }
-            (Some(_), Err(failure)) if first => {
-                self.note(failure.text);
-                self.end(EndReason::RealtimeUnavailable);
-            }
-            (Some(_), Err(failure)) if failure.retry => self.next_try(failure.text, now),
             (Some(_), Err(failure)) => {
                 self.note(failure.text);
-                self.end(EndReason::RealtimeLost);
+                self.end(match self.upstream.was_ready() {
+                    true => EndReason::RealtimeLost,
+                    false => EndReason::RealtimeUnavailable,
+                });
             }
         }
     }
 
-    /// The model's connection is gone, or of no use any more, after a session on it was confirmed. `reason` is the end
-    /// where the agent does not want it tried again.
+    /// The model's connection is gone, or of no use any more. `reason` is the end where the agent does not want it tried
+    /// again, and what the connection is closed with.
     pub(super) fn on_lost(&mut self, cause: String, reason: EndReason, now: Now) {
-        if self.phase.is_ended() {
+        self.on_lost_with(cause, reason, reason.close_code(Leg::Realtime), now);
+    }
+
+    /// The same with a close code of its own.
+    pub(super) fn on_lost_with(&mut self, cause: String, reason: EndReason, code: u16, now: Now) {
+        if self.phase.is_ended() || self.upstream.over {
             return;
         }
-        if self.policy.reconnect.tries == 0 {
+        if let Some(goodbye) = self.goodbye_reason() {
+            self.finish_goodbye(goodbye, Order::DropUpstream { reason, code }, now);
+            return;
+        }
+        if self.policy.reconnect.tries == 0 && !self.upstream.waited {
             self.end(reason);
             return;
         }
-        if let Some(reason) = self.farewell_reason() {
-            // Nobody is left to say goodbye.
-            self.end(reason);
-            return;
+        self.orders.push_back(Order::DropUpstream { reason, code });
+        let is_newest = matches!(self.upstream.standby, Standby::None | Standby::Dialing);
+        // One that had waited has grown old, which is no fault of its endpoint.
+        if !std::mem::take(&mut self.upstream.useful) && is_newest && !self.upstream.waited {
+            self.orders.push_back(Order::Distrust);
         }
-        self.orders.push_back(Order::DropUpstream { reason });
         self.timers.clear(Deadline::Setup);
+        self.malformed[Leg::Realtime as usize] = 0;
         if self.upstream.outage.is_none() {
-            let until = now.mono + Duration::from_millis(self.policy.reconnect.outage_ms.into());
+            let reconnect = self.policy.reconnect;
+            let until = match self.upstream.was_ready() {
+                true => now.mono + Duration::from_millis(reconnect.outage_ms.into()),
+                false => self.timers.at(Deadline::Upstream).unwrap_or(now.mono),
+            };
+            let answers = self.settings.turn_detection.create_response;
             self.upstream.outage = Some(Outage {
                 since: now.mono,
                 until,
                 tries: 0,
-                owed: self.owes_an_answer(),
+                owed: self.owes_an_answer() || self.speech_open && answers,
                 speech_open: self.speech_open,
+                reason,
             });
             self.timers.set(Deadline::Upstream, until);
             self.timers.clear(Deadline::Rollover);
             self.leave_session(now);
+        } else if let Some(outage) = &mut self.upstream.outage {
+            outage.reason = reason;
         }
         if self.phase != Phase::Dialing {
             self.enter(Phase::Dialing);
@@ -246,8 +303,28 @@ impl Call {
         }
     }
 
+    /// The call was about to end: what came of its last words is heard to its end first. There is nobody left to say more.
+    fn finish_goodbye(&mut self, reason: EndReason, drop: Order, now: Now) {
+        self.playback.advance(now.mono);
+        if !self.playback.is_unheard() {
+            self.end(reason);
+            return;
+        }
+        self.upstream.over = true;
+        self.orders.push_back(drop);
+        self.timers.clear(Deadline::Setup);
+        self.timers.clear(Deadline::Upstream);
+        self.on_standby_end("is not needed", now);
+        self.timers.clear(Deadline::Rollover);
+        self.leave_session(now);
+        if self.phase != Phase::Dialing {
+            self.enter(Phase::Dialing);
+        }
+        self.hear_goodbye(now);
+    }
+
     /// Ids, speech and responses of the session that is gone mean nothing to the next.
-    fn leave_session(&mut self, now: Now) {
+    pub(super) fn leave_session(&mut self, now: Now) {
         self.speech_open = false;
         self.turn_open = false;
         self.timers.clear(Deadline::Pad);
@@ -264,6 +341,19 @@ impl Call {
         let Some(outage) = &mut self.upstream.outage else {
             return;
         };
+        if std::mem::take(&mut self.upstream.waited) {
+            // A connection that had waited for the call, and died when it was needed: no try, and no patience spent.
+            self.facts.push_back(Fact::Reconnecting {
+                attempt: self.upstream.tries,
+                wait_ms: 0,
+                cause,
+            });
+            if self.phase != Phase::Dialing {
+                self.enter(Phase::Dialing);
+            }
+            self.on_redial();
+            return;
+        }
         outage.tries += 1;
         let until = outage.until;
         self.upstream.tries += 1;
@@ -271,7 +361,7 @@ impl Call {
         let at = now.mono + Duration::from_millis(wait_ms);
         if self.upstream.tries > reconnect.tries || at >= until {
             self.note(format!("The model's connection is given up: {cause}."));
-            self.end(EndReason::RealtimeLost);
+            self.end(self.upstream.given_up());
             return;
         }
         if self.phase != Phase::Dialing {
@@ -298,6 +388,7 @@ impl Call {
             cause,
         });
         self.timers.clear(Deadline::Standby);
+        self.malformed[Leg::Standby as usize] = 0;
         let standby = std::mem::take(&mut self.upstream.standby);
         if standby == Standby::Dialing {
             self.upstream.dial = Some(Purpose::Try);
@@ -331,22 +422,51 @@ impl Call {
     /// `Deadline::Setup`: this try takes too long.
     pub(super) fn on_setup_deadline(&mut self, now: Now) {
         let cause = "the session was not confirmed in time".to_owned();
-        self.on_lost(cause, EndReason::RealtimeLost, now);
+        let reason = match self.upstream.was_ready() {
+            true => EndReason::RealtimeLost,
+            false => EndReason::RealtimeSetup,
+        };
+        self.on_lost(cause, reason, now);
     }
 
-    /// One of `UNAVAILABLE` while a try's session is set up.
+    /// `Deadline::Upstream`: the time that a set-up has, or an outage.
+    pub(super) fn on_upstream_deadline(&mut self) {
+        self.end(match self.phase {
+            _ if self.upstream.in_outage() => self.upstream.given_up(),
+            Phase::Dialing => EndReason::RealtimeUnavailable,
+            _ => EndReason::RealtimeSetup,
+        });
+    }
+
+    /// A session confirmed an audio format that is noise on a telephone. Once may be one endpoint's fault; what is
+    /// confirmed again is what we would get each time.
+    pub(super) fn on_wrong_format(&mut self, now: Now) {
+        self.upstream.wrong_formats += 1;
+        if self.upstream.wrong_formats >= WRONG_FORMATS_MAX {
+            self.end(EndReason::RealtimeSetup);
+        } else {
+            let cause = "another audio format was confirmed".to_owned();
+            self.on_lost(cause, EndReason::RealtimeSetup, now);
+        }
+    }
+
+    /// One of `UNAVAILABLE` while a session is set up.
     pub(super) fn on_try_error(&mut self, names: [Option<&str>; 2], now: Now) {
         let is = |list: &[&str]| names.iter().flatten().any(|name| list.contains(name));
+        let reason = match self.upstream.was_ready() {
+            true => EndReason::RealtimeLost,
+            false => EndReason::RealtimeUnavailable,
+        };
         if is(&PASSING) && !is(&["insufficient_quota"]) {
-            let name = names.into_iter().flatten().next().unwrap_or_default();
-            self.on_lost(
-                format!("the model says {name:?}"),
-                EndReason::RealtimeLost,
-                now,
-            );
+            self.on_lost(said(names), reason, now);
         } else {
-            self.end(EndReason::RealtimeLost);
+            self.end(reason);
         }
+    }
+
+    /// Another error while a try's session is set up, which does not name our update: what it is about nobody knows.
+    pub(super) fn on_stray_error(&mut self, names: [Option<&str>; 2], now: Now) {
+        self.on_lost(said(names), EndReason::RealtimeSetup, now);
     }
 
     /// Our settings for the session that was just opened.
@@ -361,9 +481,16 @@ impl Call {
     /// The session is confirmed: the phase is `Ready`. Tells it the conversation, when there was one before, and asks for
     /// what is owed.
     pub(super) fn on_ready(&mut self, now: Now, out: &mut impl Output) {
+        let first = !self.upstream.was_ready();
         self.upstream.sessions += 1;
+        self.upstream.waited = false;
+        self.upstream.wrong_formats = 0;
         self.arm_rollover(now);
         self.timers.clear(Deadline::Setup);
+        if self.upstream.in_outage() {
+            // Speech whose end nobody reports any more: what it held back is not played, and not told as heard.
+            self.on_confirmed(now, out);
+        }
         let Some(outage) = self.upstream.outage.take() else {
             self.begin(now, out);
             return;
@@ -389,7 +516,9 @@ impl Call {
             attempts: outage.tries,
             items,
         });
-        if outage.owed {
+        if first {
+            self.begin(now, out);
+        } else if outage.owed {
             let wish = match self.history.agent_spoke() {
                 true => Wish::Answer,
                 // The greeting itself was lost.
@@ -407,7 +536,7 @@ impl Call {
     }
 
     /// Tells a session the whole conversation; how many items that were.
-    fn tell(&mut self, leg: Leg, out: &mut impl Output) -> u32 {
+    pub(super) fn tell(&mut self, leg: Leg, out: &mut impl Output) -> u32 {
         let history = std::mem::take(&mut self.history);
         let items = history.tell(|event| {
             self.send(out, leg, Class::Control, &[event.as_bytes()]);
@@ -419,160 +548,7 @@ impl Call {
     /// A response was completed: that was useful work.
     pub(super) fn on_useful_work(&mut self) {
         self.upstream.tries = 0;
-    }
-
-    /// What a confirmed session says of its end.
-    pub(super) fn on_expiry(&mut self, echo: &SessionEcho<'_>, now: Now) {
-        if let Some(secs) = echo.expires_at {
-            let ms = secs.saturating_mul(1_000);
-            if self.upstream.expires != Some(ms) {
-                self.upstream.expires = Some(ms);
-                if self.phase == Phase::Ready && self.upstream.standby == Standby::None {
-                    self.arm_rollover(now);
-                }
-            }
-        }
-    }
-
-    fn arm_rollover(&mut self, now: Now) {
-        let before = u64::from(self.policy.rollover_before_secs) * 1_000;
-        match self.upstream.expires {
-            // One that is over already, by its own word, tells of a clock that is wrong, or of a server that means something
-            // else.
-            Some(at) if before > 0 && at > now.unix_ms => {
-                let left = at - now.unix_ms;
-                // A session shorter than the time before its end is left in its middle, not at once again and again.
-                let wait = if left > before {
-                    left - before
-                } else {
-                    left / 2
-                };
-                self.timers
-                    .set(Deadline::Rollover, now.mono + Duration::from_millis(wait));
-            }
-            _ => self.timers.clear(Deadline::Rollover),
-        }
-    }
-
-    /// `Deadline::Rollover`: time for a second session, or, when that waits, for leaving the first at any moment.
-    pub(super) fn on_rollover(&mut self, now: Now, out: &mut impl Output) {
-        match self.upstream.standby {
-            Standby::None if self.phase == Phase::Ready && self.upstream.dial.is_none() => {
-                self.upstream.standby = Standby::Dialing;
-                self.upstream.dial = Some(Purpose::Standby);
-                self.orders.push_back(Order::Redial);
-            }
-            Standby::Primed => self.switch(now, out),
-            _ => {}
-        }
-    }
-
-    /// `Deadline::Standby`: its set-up takes too long, or another look for a silent moment.
-    pub(super) fn on_standby_deadline(&mut self, now: Now, out: &mut impl Output) {
-        match self.upstream.standby {
-            Standby::Primed => self.seek_moment(now, out),
-            Standby::Opening | Standby::Configuring => self.on_standby_end("took too long", now),
-            Standby::None | Standby::Dialing => {}
-        }
-    }
-
-    /// The second connection is gone, or of no use.
-    pub(super) fn on_standby_end(&mut self, why: &str, now: Now) {
-        if self.upstream.standby == Standby::None {
-            return;
-        }
-        self.note(format!("The second session {why}."));
-        self.upstream.standby = Standby::None;
-        self.timers.clear(Deadline::Standby);
-        self.timers
-            .set(Deadline::Rollover, now.mono + STANDBY_AGAIN);
-        self.orders.push_back(Order::DropStandby);
-    }
-
-    /// An event of the second session.
-    pub fn handle_standby(&mut self, event: &ServerEvent<'_>, now: Now, out: &mut impl Output) {
-        if self.phase.is_ended() {
-            return;
-        }
-        self.count_message_in(Leg::Standby);
-        match (self.upstream.standby, event) {
-            (Standby::Opening, ServerEvent::SessionCreated(echo)) => {
-                self.upstream.standby_id = echo.id.as_deref().unwrap_or_default().to_owned();
-                self.configure(Leg::Standby, out);
-                self.upstream.standby = Standby::Configuring;
-            }
-            (Standby::Configuring, ServerEvent::SessionUpdated(echo)) => {
-                if !super::outbound::is_telephone(echo) {
-                    self.on_standby_end("confirmed another audio format", now);
-                    return;
-                }
-                self.upstream.standby = Standby::Primed;
-                self.upstream.standby_expires = echo.expires_at.map(|s| s.saturating_mul(1_000));
-                if let Some(at) = self.upstream.expires {
-                    let left = Duration::from_millis(at.saturating_sub(now.unix_ms));
-                    self.timers.set(
-                        Deadline::Rollover,
-                        now.mono + left.saturating_sub(LAST_MOMENT),
-                    );
-                }
-                self.seek_moment(now, out);
-            }
-            (Standby::Opening | Standby::Configuring, ServerEvent::Error { code, kind, .. }) => {
-                let name = code.as_deref().or(kind.as_deref()).unwrap_or("unknown");
-                self.on_standby_end(&format!("failed with {name:?}"), now);
-            }
-            (Standby::Primed, ServerEvent::Error { code, .. })
-                if code.as_deref() == Some("session_expired") =>
-            {
-                self.on_standby_end("expired", now);
-            }
-            _ => {}
-        }
-    }
-
-    /// Switches when nothing is going on: no speech, no response, nothing left to be heard, no words on their way.
-    pub(super) fn seek_moment(&mut self, now: Now, out: &mut impl Output) {
-        if self.upstream.standby != Standby::Primed || self.phase != Phase::Ready {
-            return;
-        }
-        let transcribed = !self.settings.transcription_model.is_empty();
-        let words = (self.turn_open || transcribed && self.history.awaits_words())
-            && now.mono < self.last_speech + WORDS_WAIT;
-        let works = self.tools.is_working();
-        if self.is_busy(now) || words || works || !self.keys.is_empty() {
-            self.timers.set(Deadline::Standby, now.mono + MOMENT_POLL);
-        } else {
-            self.switch(now, out);
-        }
-    }
-
-    fn switch(&mut self, now: Now, out: &mut impl Output) {
-        let owed = self.owes_an_answer();
-        let items = self.tell(Leg::Standby, out);
-        self.upstream.standby = Standby::None;
-        self.timers.clear(Deadline::Standby);
-        self.leave_session(now);
-        let event = match owed {
-            true => self.responses.want(Want {
-                why: Why::Owed,
-                instructions: None,
-            }),
-            false => None,
-        };
-        if let Some(event) = event {
-            self.send(out, Leg::Standby, Class::Control, &[event.as_bytes()]);
-        }
-        self.send_create(None, now, out);
-        self.upstream.sessions += 1;
-        self.upstream.expires = self.upstream.standby_expires.take();
-        self.arm_rollover(now);
-        self.stats.rollovers += 1;
-        self.orders.push_back(Order::Switch);
-        self.facts.push_back(Fact::SessionReady {
-            session_id: std::mem::take(&mut self.upstream.standby_id),
-            session_update: client_event::session_update(&self.settings, UPDATE_EVENT_ID),
-        });
-        self.facts.push_back(Fact::RolledOver { items });
+        self.upstream.useful = true;
     }
 
     /// What the agent wants done when the model is not to be had, as a fact before the end.
@@ -586,4 +562,10 @@ impl Call {
             self.facts.push_back(Fact::ModelUnavailable { action });
         }
     }
+}
+
+/// An error as a cause.
+fn said(names: [Option<&str>; 2]) -> String {
+    let name = names.into_iter().flatten().next().unwrap_or_default();
+    format!("the model says {name:?}")
 }

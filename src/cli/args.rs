@@ -55,6 +55,21 @@ pub enum Command {
         Exit code 1 when a check of the call failed.\n\nExamples:\n  voxrelay demo\n  voxrelay demo --seed 7"
     )]
     Demo(DemoArgs),
+    /// Hundreds of simulated calls against a relay: content checked, delay and cost measured
+    #[command(
+        after_help = "Starts this program's own relay, or takes one that runs (--relay), with simulated carriers on one \
+        side and one simulated model on the other.\nEvery frame says whose it is and when it was due; one that is lost, \
+        doubled, late in the order or of another call is named.\n\
+        Exit code: 0 all right, 1 a fault or no relay, 2 wrong usage, 3 void (the generator was late).\n\nExamples:\n  \
+        voxrelay load --calls 100 --hold 10s\n  \
+        voxrelay load --tls --step 100,200,400,800 --plot knee.svg --json knee.json\n  \
+        voxrelay load --profile talk --barge-in-rate 0.5 --calls 200\n  \
+        voxrelay load --churn --calls 200 --ramp 500/s --call-time 300ms --calls-total 100000\n  \
+        voxrelay load --relay ws://127.0.0.1:3000/media-stream --relay-pid 4711 --model-listen 127.0.0.1:8443 --tls --ca-out ca.pem\n  \
+        voxrelay load --calls 500 --tls --pairs 10 --against haproxy=\"haproxy -db -f tcp.cfg\"    (with LOAD_PORT, LOAD_MODEL_ADDR in tcp.cfg)\n  \
+        voxrelay load --tls --against baseline=\"target/release/examples/baseline --listen {listen} --model {model} --ca {ca}\""
+    )]
+    Load(Box<super::load::options::LoadArgs>),
     /// A simulated model, carrier or echo client, for use against other programs
     Simulate(SimulateArgs),
 }

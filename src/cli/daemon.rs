@@ -174,19 +174,7 @@ impl Daemon {
     /// Ends every call in order and stops all threads.
     pub fn stop(self) {
         self.drain();
-        let mut untold: Vec<&WorkerSender> = self.workers.iter().collect();
-        let deadline = Instant::now() + GOODBYE;
-        loop {
-            // An order that finds no room is given again in the next turn.
-            untold.retain(|worker| {
-                let command = Command::HangUp(EndReason::Drained);
-                worker.send(ToWorker::All { command }).is_err()
-            });
-            if self.live_calls() == 0 && untold.is_empty() || Instant::now() >= deadline {
-                break;
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        hang_up_all(&self.workers, Instant::now() + GOODBYE);
         for worker in &self.workers {
             let _ = worker.send(ToWorker::Stop);
         }
@@ -200,6 +188,23 @@ impl Daemon {
         self.outcall.join();
         // Last: calls that were ended above still said goodbye to it. It stops when nobody holds it.
         drop(self.simulated);
+    }
+}
+
+/// Tells every worker once to end its calls, and waits until none lives, at the latest until `deadline`.
+fn hang_up_all(workers: &[WorkerSender], deadline: Instant) {
+    let mut untold: Vec<&WorkerSender> = workers.iter().collect();
+    loop {
+        // An order that finds no room is given again in the next turn.
+        untold.retain(|worker| {
+            let command = Command::HangUp(EndReason::Drained);
+            worker.send(ToWorker::All { command }).is_err()
+        });
+        let live: usize = workers.iter().map(WorkerSender::live).sum();
+        if live == 0 && untold.is_empty() || Instant::now() >= deadline {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(20));
     }
 }
 
@@ -217,5 +222,51 @@ fn bind_error(config: &Config, error: &std::io::Error) -> String {
             format!("an address of listen.addresses is not this machine's: {error}")
         }
         _ => format!("the listener can't start: {error}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bus::command::WorkerInbox;
+
+    /// The next order, which must be to end all calls.
+    fn hang_up_is_ordered(inbox: &WorkerInbox) {
+        let patience = Instant::now() + Duration::from_secs(20);
+        let order = loop {
+            match inbox.next() {
+                Some(order) => break order,
+                None => assert!(Instant::now() < patience, "no order came"),
+            }
+            std::thread::yield_now();
+        };
+        let command = Command::HangUp(EndReason::Drained);
+        assert!(matches!(order, ToWorker::All { command: told } if told == command));
+    }
+
+    #[test]
+    fn a_hang_up_that_finds_a_full_queue_is_given_again_and_others_hear_it_once() {
+        let (full, full_inbox) = worker_queue(1).expect("an eventfd");
+        let (free, free_inbox) = worker_queue(4).expect("an eventfd");
+        assert!(full.send(ToWorker::Stop).is_ok(), "room for one");
+        let workers = [full, free];
+        std::thread::scope(|scope| {
+            let telling =
+                scope.spawn(|| hang_up_all(&workers, Instant::now() + Duration::from_secs(60)));
+            // The first was asked before the second, and had no room then.
+            hang_up_is_ordered(&free_inbox);
+            assert!(!telling.is_finished(), "no call lives, and one is not told");
+            assert!(matches!(full_inbox.next(), Some(ToWorker::Stop)));
+            hang_up_is_ordered(&full_inbox);
+        });
+        assert!(full_inbox.next().is_none() && free_inbox.next().is_none());
+    }
+
+    #[test]
+    fn calls_that_do_not_end_are_not_waited_for_past_the_deadline() {
+        let (worker, inbox) = worker_queue(1).expect("an eventfd");
+        inbox.set_live(1);
+        hang_up_all(&[worker], Instant::now());
+        hang_up_is_ordered(&inbox);
     }
 }

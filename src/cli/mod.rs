@@ -5,6 +5,7 @@ pub mod check;
 pub mod daemon;
 pub mod demo;
 pub mod echo_client;
+pub mod load;
 pub mod serve;
 pub mod simulate;
 
@@ -24,6 +25,7 @@ pub fn main() -> ExitCode {
         Some(Command::Serve(args)) => serve(args),
         Some(Command::Check(args)) => check::run(args),
         Some(Command::Demo(args)) => demo::run(args),
+        Some(Command::Load(args)) => load::run(*args),
         Some(Command::Simulate(args)) => match args.who {
             Simulate::Model(args) => simulate::model(args),
             Simulate::Carrier(args) => simulate::carrier(args),

@@ -4,6 +4,7 @@ use super::super::env::Vars;
 use super::super::{Config, EndpointConfig, Loaded, Severity, file, load_text, schema};
 use super::*;
 use crate::proto::realtime::tool::{Builtin, HttpTool};
+use std::time::Duration;
 
 fn load(text: &str, vars: &[(&str, &str)]) -> Loaded {
     let vars: Vars = vars
@@ -398,6 +399,28 @@ fn without_a_list_the_one_endpoint_is_the_url_s() {
     };
     assert_eq!(config.realtime.endpoints_in_force(), [endpoint]);
     assert!(config.realtime.predial);
+    assert_eq!(config.realtime.warm_pool, 0, "it costs connections");
+    assert_eq!(config.realtime.warm_max_age, Duration::from_secs(300));
+}
+
+#[test]
+fn a_warm_pool_is_not_larger_than_the_calls_that_may_use_it() {
+    let text = |pool: u32| {
+        format!(
+            "[realtime]\nwarm_pool = {pool}\nwarm_max_age_secs = 60\n[relay]\nworkers = 4\ncalls_max = 100\n"
+        )
+    };
+    let key = [("OPENAI_API_KEY", "sk-1")];
+    let loaded = load(&text(25), &key);
+    let config = loaded.config.expect("as many as calls");
+    assert_eq!(config.realtime.warm_pool, 25);
+    assert_eq!(config.realtime.warm_max_age, Duration::from_secs(60));
+    let loaded = load(&text(26), &key);
+    assert!(loaded.config.is_none());
+    let problems: Vec<String> = loaded.problems.iter().map(ToString::to_string).collect();
+    let problems = problems.join("\n");
+    assert!(problems.contains("realtime.warm_pool"), "{problems}");
+    assert!(load(&text(65), &key).config.is_none(), "out of its bounds");
 }
 
 #[test]

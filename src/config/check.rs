@@ -49,7 +49,7 @@ pub fn machine(config: &Config, probes: &Probes, now_unix_ms: u64) -> Vec<Findin
     let limit = |resource| getrlimit(resource).maximum.unwrap_or(u64::MAX);
     findings.push(descriptors(
         limit(Resource::Nofile),
-        config.relay.calls_max as u64 * sockets_per_call(config),
+        config.relay.calls_max as u64 * sockets_per_call(config) + warm_sockets(config),
         // The bound of the world does not hold this machine's own, which have the bound of one address.
         (config.listen.connections_max + config.listen.connections_per_address) as u64,
     ));
@@ -176,6 +176,12 @@ fn ring(disabled: &str, probe: fn() -> Result<String, String>) -> Finding {
 /// The carrier's leg and the model's; the simulated model has its own end of that in the same process.
 fn sockets_per_call(config: &Config) -> u64 {
     if config.realtime.simulated { 3 } else { 2 }
+}
+
+/// Connections that wait for calls; the simulated model has its own end of each.
+fn warm_sockets(config: &Config) -> u64 {
+    let pool = (config.realtime.warm_pool * config.relay.workers) as u64;
+    pool * (sockets_per_call(config) - 1)
 }
 
 /// `sockets` of calls, and `connections` that are no calls (yet), with the desk or with control.
@@ -306,6 +312,18 @@ mod tests {
             Some(Severity::Error)
         );
         assert_eq!(severity(&ring("0", || Ok("all there".into()))), None);
+    }
+
+    #[test]
+    fn warm_connections_count_for_every_worker() {
+        let mut config = Config::default();
+        config.realtime.simulated = false;
+        config.relay.workers = 3;
+        assert_eq!(warm_sockets(&config), 0);
+        config.realtime.warm_pool = 5;
+        assert_eq!(warm_sockets(&config), 15);
+        config.realtime.simulated = true;
+        assert_eq!(warm_sockets(&config), 30);
     }
 
     #[test]

@@ -260,6 +260,10 @@ pub struct Realtime {
     pub endpoints: Vec<EndpointConfig>,
     /// Whether the model is dialled as soon as a webhook announces a call.
     pub predial: bool,
+    /// Connections to the model that each worker keeps for calls to come.
+    pub warm_pool: usize,
+    /// They are replaced by fresh ones at this age.
+    pub warm_max_age: Duration,
     /// More roots, PEM.
     pub ca_file: Option<PathBuf>,
     /// No key on a loopback bind: the built-in simulated model answers.

@@ -40,13 +40,15 @@ pub fn prove(values: &Values, vars: &Vars, problems: &mut Vec<Problem>) -> Confi
             "Never leave this on where strangers can connect.",
         ));
     }
+    let relay = prover.relay();
+    prover.warm_pool(&realtime, &relay);
     Config {
         listen,
         carrier,
         realtime,
         agent: prover.agent(insecure),
         policy: prover.policy(),
-        relay: prover.relay(),
+        relay,
         store: Store {
             dir: prover.path("store.dir"),
             recordings_dir: prover.path("store.recordings_dir"),
@@ -309,6 +311,8 @@ impl Prover<'_> {
         Realtime {
             endpoints,
             predial: self.values.bool("realtime.predial"),
+            warm_pool: self.values.integer("realtime.warm_pool") as usize,
+            warm_max_age: Duration::from_secs(self.values.integer("realtime.warm_max_age_secs")),
             model: self.values.text("realtime.model").to_owned(),
             temperature: self.values.number("realtime.temperature"),
             ca_file: self.optional_path("realtime.ca_file"),
@@ -400,6 +404,21 @@ impl Prover<'_> {
             );
         }
         endpoints
+    }
+
+    /// More than the calls that there may be would never all be used.
+    fn warm_pool(&mut self, realtime: &Realtime, relay: &Relay) {
+        let pool = realtime.warm_pool * relay.workers;
+        if pool > relay.calls_max {
+            self.error(
+                "realtime.warm_pool",
+                format!(
+                    "{pool} connections would be kept warm ({} for each of {} workers), and relay.calls_max is {}",
+                    realtime.warm_pool, relay.workers, relay.calls_max
+                ),
+                "Lower it, or raise relay.calls_max.",
+            );
+        }
     }
 
     fn relay(&self) -> Relay {

@@ -140,6 +140,12 @@ pub const KEYS: &[Key] = &[
     key("realtime.api_key_file", Kind::Text, ""),
     key("realtime.ca_file", Kind::Text, ""),
     key("realtime.predial", Kind::Bool, "true"),
+    key("realtime.warm_pool", Kind::Integer(0, 64), "0"),
+    key(
+        "realtime.warm_max_age_secs",
+        Kind::Integer(10, 3_000),
+        "300",
+    ),
     key("agent.instructions", Kind::Text, ""),
     key("agent.voice", Kind::Text, ""),
     unset("agent.speed", Kind::Number(0.25, 1.5)),

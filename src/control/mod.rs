@@ -8,10 +8,13 @@
 //! | `/health`, `/livez`, `/readyz` | GET | `status` |
 //! | `/metrics` | GET | `status`; on the admin listener, and on a loopback main one |
 //! | `/api/routes` | GET | `status` |
+//! | `/api/calls/{callId}/turns` | GET | `status`; guarded like `/metrics` |
 //! | `/api/twilio/voice`, `/api/twilio/incoming`, `/twilio/incoming-call` | GET, POST | `webhook` |
 //! | `/api/twilio/incoming-call` | GET, POST | `webhook`, simple mode |
+//! | `/api/twilio/after-stream` | GET, POST | `after_stream` |
 //! | every alias of `base::route` | GET, POST | `stream` |
 
+pub mod after_stream;
 pub mod error;
 pub mod report;
 pub mod router;
@@ -210,6 +213,7 @@ async fn upkeep(shared: Arc<Shared>) {
         tick.tick().await;
         shared.prometheus.run_upkeep();
         let now = shared.now().unix_ms;
+        shared.calls.after.forget_until(now);
         let is_over = |directory: &Directory| {
             let mut expected = directory.expected.values();
             expected.any(|expected| expected.expires_unix_ms <= now)

@@ -2,6 +2,7 @@
 //!
 //! Numbers are masked and words are not logged: a transcript is the caller's.
 
+use super::after_stream::AfterStream;
 use crate::base::id::CallId;
 use crate::bus::report::{ReportInbox, ReportSender};
 use crate::call::{Fact, Report};
@@ -23,9 +24,11 @@ const LIVE_MAX: usize = 16 * 1024;
 const PARAMETERS_MAX: usize = 16;
 const PARAMETER_CHARS_MAX: usize = 64;
 
-/// What is remembered of calls: the live ones, and the last that ended.
+/// What is remembered of calls: the live ones, the last that ended, and what is to follow their streams.
 #[derive(Debug, Default)]
 pub struct Calls {
+    /// For the carrier, which asks when a stream is over.
+    pub after: AfterStream,
     live: Mutex<BTreeMap<String, LiveCall>>,
     ended: AtomicU64,
     last: Mutex<Option<LastEnded>>,
@@ -117,6 +120,7 @@ impl Calls {
     }
 
     fn note(&self, report: &Report) {
+        self.after.note(report);
         self.note_live(report);
         if let Fact::Ended { reason, .. } = &report.fact {
             self.ended.fetch_add(1, Ordering::Relaxed);
@@ -229,6 +233,18 @@ fn log(report: &Report) {
                 first_byte_ms = ms(turn.first_byte),
                 first_mark_ms = ms(turn.first_mark),
                 "turn"
+            );
+        }
+        Fact::Turns(summary) => {
+            let stages = summary.stages().map(|(name, mean, longest)| {
+                format!("{name} {}/{}", mean.as_millis(), longest.as_millis())
+            });
+            let mean_and_longest_ms = stages.collect::<Vec<_>>().join(", ");
+            tracing::debug!(
+                call,
+                turns = summary.turns,
+                mean_and_longest_ms,
+                "turns of the call"
             );
         }
         // What the model called it is its words; how it went is ours.

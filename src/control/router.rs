@@ -5,7 +5,7 @@
 
 use super::Shared;
 use super::error::{ApiError, of_status};
-use super::{status, stream, webhook};
+use super::{after_stream, status, stream, webhook};
 use crate::base::route::STREAM_ALIASES;
 use crate::proto::http::head::HeadError;
 use crate::telemetry::http_meter;
@@ -61,8 +61,10 @@ enum Serve {
     Readyz,
     Metrics,
     Routes,
+    Turns,
     Voice,
     VoiceSimple,
+    AfterStream,
 }
 
 const fn route(
@@ -82,6 +84,8 @@ const fn route(
 const READ: &[&str] = &["GET"];
 const WEBHOOK: &[&str] = &["GET", "POST"];
 
+const TURNS: &str = "/api/calls/{callId}/turns";
+
 /// Every path of control's own.
 pub const ROUTES: &[Route] = &[
     route(READ, "/health", Serve::Health, "status, version, calls"),
@@ -94,6 +98,12 @@ pub const ROUTES: &[Route] = &[
         "Prometheus metrics, from this machine only",
     ),
     route(READ, "/api/routes", Serve::Routes, "this table"),
+    route(
+        READ,
+        TURNS,
+        Serve::Turns,
+        "where the time of a live call's latest turns went, for this machine only",
+    ),
     route(WEBHOOK, "/api/twilio/voice", Serve::Voice, "voice webhook"),
     route(
         WEBHOOK,
@@ -113,6 +123,12 @@ pub const ROUTES: &[Route] = &[
         Serve::VoiceSimple,
         "voice webhook of the simple mode",
     ),
+    route(
+        WEBHOOK,
+        after_stream::PATH,
+        Serve::AfterStream,
+        "what follows a call's stream",
+    ),
 ];
 
 /// Everything, for the main listener.
@@ -127,7 +143,7 @@ pub fn main(shared: Arc<Shared>) -> Router {
     wrap(router.fallback(stream::fallback), shared, REQUEST_DEADLINE)
 }
 
-/// Health and metrics only, for the admin listener.
+/// Health, metrics and turns only, for the admin listener.
 pub fn admin(shared: Arc<Shared>) -> Router {
     let router = Router::new()
         .route("/health", get(status::health_for_admin))
@@ -135,6 +151,7 @@ pub fn admin(shared: Arc<Shared>) -> Router {
         .route("/readyz", get(status::readyz))
         .route("/metrics", get(status::metrics))
         .route("/api/routes", get(status::routes))
+        .route(TURNS, get(status::turns))
         .fallback(async || of_status(StatusCode::NOT_FOUND));
     wrap(router, shared, REQUEST_DEADLINE)
 }
@@ -151,9 +168,13 @@ fn serve(serve: Serve) -> MethodRouter<Arc<Shared>> {
         Serve::Readyz => get(status::readyz),
         Serve::Metrics => get(status::metrics_if_local),
         Serve::Routes => get(status::routes),
+        Serve::Turns => get(status::turns_if_local),
         Serve::Voice => get(webhook::voice).post(webhook::voice).layer(spoken),
         Serve::VoiceSimple => get(webhook::voice_simple)
             .post(webhook::voice_simple)
+            .layer(spoken),
+        Serve::AfterStream => get(after_stream::next)
+            .post(after_stream::next)
             .layer(spoken),
     }
 }
@@ -325,8 +346,12 @@ mod tests {
         // Axum panics on a path that is there twice or overlaps; the table is what is served.
         let router = main(shared());
         for route in ROUTES {
-            let (status, _, _) = ask(router.clone(), route.path).await;
-            assert_ne!(status, StatusCode::NOT_FOUND, "{}", route.path);
+            let path = route.path.replace(['{', '}'], "");
+            let (status, json, _) = ask(router.clone(), &path).await;
+            // A call of which nobody knows is not found, but its path is.
+            let unknown = of_status(StatusCode::NOT_FOUND).message;
+            let is_served = status != StatusCode::NOT_FOUND || json["error"]["message"] != unknown;
+            assert!(is_served, "{}", route.path);
         }
     }
 }

@@ -1,23 +1,31 @@
-//! `/health`, `/livez`, `/readyz`, `/metrics`, `/api/routes`: how the daemon is, for people and for probes.
+//! `/health`, `/livez`, `/readyz`, `/metrics`, `/api/routes`, and a live call's turns: how the daemon is, for people and for
+//! probes.
 
 use super::Shared;
 use super::error::ApiError;
 use super::router::ROUTES;
+use crate::base::id::CallId;
 use crate::base::route::STREAM_ALIASES;
+use crate::bus::command::{CallTurns, ToWorker};
 use crate::config::url::{is_loopback_host, split_port};
 use axum::Json;
-use axum::extract::State;
+use axum::extract::{Path, State};
 use axum::http::header::{CONTENT_TYPE, HOST};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, timeout_at};
 
 /// Prometheus' text format, as its own clients name it.
 const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 /// Live calls in one answer.
 const LISTED_MAX: usize = 100;
+/// How long the workers have to say what they know of a call: they look at their orders at every wake-up.
+const TURNS_DEADLINE: Duration = Duration::from_secs(1);
 /// What proxies add: a request that has been forwarded is not from this machine, whatever its Host says.
 const FORWARDING: [&str; 4] = [
     "forwarded",
@@ -122,6 +130,69 @@ pub async fn metrics_if_local(
         return Err(super::error::of_status(StatusCode::NOT_FOUND));
     }
     Ok(metrics(State(shared)).await)
+}
+
+/// Where the time of a live call's latest turns went, for this machine as the metrics are.
+pub async fn turns_if_local(
+    State(shared): State<Arc<Shared>>,
+    headers: HeaderMap,
+    id: Path<String>,
+) -> Result<Json<Value>, ApiError> {
+    if !is_local(&shared, &headers) {
+        return Err(super::error::of_status(StatusCode::NOT_FOUND));
+    }
+    turns(State(shared), id).await
+}
+
+/// The same on the admin listener.
+pub async fn turns(
+    State(shared): State<Arc<Shared>>,
+    Path(id): Path<String>,
+) -> Result<Json<Value>, ApiError> {
+    let unknown = ApiError::new(StatusCode::NOT_FOUND, "No such call lives.");
+    let Some(call_id) = CallId::new(&id) else {
+        return Err(unknown);
+    };
+    let mut is_certain = true;
+    let mut asked = Vec::new();
+    for worker in &shared.workers {
+        let (answer, answered) = oneshot::channel();
+        match worker.send(ToWorker::Turns { call_id, answer }) {
+            Ok(()) => asked.push(answered),
+            Err(_) => is_certain = false,
+        }
+    }
+    let until = Instant::now() + TURNS_DEADLINE;
+    for answered in asked {
+        // Past the deadline this still takes what is there.
+        match timeout_at(until, answered).await {
+            Ok(Ok(Some(call))) => return Ok(Json(shown(call_id, &call))),
+            Ok(Ok(None)) => {}
+            Ok(Err(_)) | Err(_) => is_certain = false,
+        }
+    }
+    Err(match is_certain {
+        true => unknown,
+        false => ApiError::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "A worker that may have this call does not answer.",
+        ),
+    })
+}
+
+fn shown(call_id: CallId, call: &CallTurns) -> Value {
+    let ms = |time: Option<Duration>| time.map(|time| time.as_millis() as u64);
+    let turns = call.turns.iter().map(|turn| {
+        let ago = call.at.mono.since(turn.stopped).as_millis() as u64;
+        json!({
+            "stoppedUnixMs": call.at.unix_ms.saturating_sub(ago),
+            "createdMs": ms(turn.created),
+            "firstDeltaMs": ms(turn.first_delta),
+            "firstByteMs": ms(turn.first_byte),
+            "firstMarkMs": ms(turn.first_mark),
+        })
+    });
+    json!({"callId": call_id.as_str(), "turns": turns.collect::<Vec<_>>()})
 }
 
 /// The route table.

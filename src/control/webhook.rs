@@ -3,8 +3,8 @@
 //! The call is in the directory before the answer leaves, so the stream can't come too early. Whatever fails on our
 //! side is spoken: a caller who hears a sentence is better off than one who hears the carrier's error.
 
-use super::Shared;
 use super::error::ApiError;
+use super::{Shared, after_stream};
 use crate::base::id::{CallId, CallSid};
 use crate::base::limit::TICKET_LIFE;
 use crate::base::token;
@@ -65,9 +65,17 @@ fn document(xml: String) -> Response {
 }
 
 async fn answer(shared: &Shared, request: Request, mode: Mode) -> Response {
-    let (outcome, response) = match decide(shared, request, mode).await {
-        Ok(Answer::Connect(xml)) => ("connect", document(xml)),
-        Ok(Answer::Busy) => ("busy", document(twiml::reject(RejectReason::Busy))),
+    said(match decide(shared, request, mode).await {
+        Ok(Answer::Connect(xml)) => Ok(("connect", xml)),
+        Ok(Answer::Busy) => Ok(("busy", twiml::reject(RejectReason::Busy))),
+        Err(failure) => Err(failure),
+    })
+}
+
+/// The answer to a webhook, counted: a label and the document, or why there is none.
+pub(super) fn said(decided: Result<(&'static str, String), Failure>) -> Response {
+    let (outcome, response) = match decided {
+        Ok((outcome, xml)) => (outcome, document(xml)),
         Err(Failure::Refused(outcome, error)) => (outcome, error.into_response()),
         Err(Failure::Internal(why)) => {
             tracing::error!(why, "a webhook was answered with an apology");
@@ -83,7 +91,8 @@ enum Answer {
     Busy,
 }
 
-enum Failure {
+/// Why a webhook is not answered as it asks.
+pub(super) enum Failure {
     /// The label for the count, and the answer.
     Refused(&'static str, ApiError),
     Internal(&'static str),
@@ -93,7 +102,22 @@ const fn refused(outcome: &'static str, status: StatusCode, message: &'static st
     Failure::Refused(outcome, ApiError::new(status, message))
 }
 
-async fn decide(shared: &Shared, request: Request, mode: Mode) -> Result<Answer, Failure> {
+/// A webhook of the carrier's, proven to be one.
+pub(super) struct Webhook {
+    headers: HeaderMap,
+    params: Vec<(String, String)>,
+}
+
+impl Webhook {
+    /// A parameter; empty where it is missing.
+    pub(super) fn param(&self, name: &str) -> &str {
+        let value = self.params.iter().find(|(key, _)| key == name);
+        value.map_or("", |(_, value)| value.as_str())
+    }
+}
+
+/// Reads a webhook and checks who sent it: signature, account, the bound on its call's id.
+pub(super) async fn accept(shared: &Shared, request: Request) -> Result<Webhook, Failure> {
     let (parts, body) = request.into_parts();
     let target = parts
         .uri
@@ -122,12 +146,12 @@ async fn decide(shared: &Shared, request: Request, mode: Mode) -> Result<Answer,
     } else {
         json_params(&body)?
     };
-    let param = |name: &str| {
-        let value = params.iter().find(|(key, _)| key == name);
-        value.map_or("", |(_, value)| value.as_str())
+    let webhook = Webhook {
+        headers: parts.headers,
+        params,
     };
     let account = &shared.config.carrier.account_sid;
-    if !account.is_empty() && param("AccountSid") != account {
+    if !account.is_empty() && webhook.param("AccountSid") != account {
         tracing::warn!("a webhook came from another account");
         return Err(refused(
             "account",
@@ -135,24 +159,35 @@ async fn decide(shared: &Shared, request: Request, mode: Mode) -> Result<Answer,
             "This account is not served here.",
         ));
     }
-    if param("CallSid").len() > CALL_SID_BYTES_MAX {
+    if webhook.param("CallSid").len() > CALL_SID_BYTES_MAX {
         return Err(refused(
             "call_sid",
             StatusCode::BAD_REQUEST,
             "CallSid is longer than 128 bytes.",
         ));
     }
+    Ok(webhook)
+}
+
+async fn decide(shared: &Shared, request: Request, mode: Mode) -> Result<Answer, Failure> {
+    let webhook = accept(shared, request).await?;
+    let param = |name| webhook.param(name);
     if shared.is_draining() || shared.active_calls() >= shared.config.relay.calls_max {
         return Ok(Answer::Busy);
     }
-    let base = stream_base(&shared.config, &parts.headers).ok_or(refused(
+    let base = stream_base(&shared.config, &webhook.headers).ok_or(refused(
         "host",
         StatusCode::BAD_REQUEST,
         "The Host header is missing or not valid, and no PUBLIC_URL is set.",
     ))?;
     let call_id = fresh_id().ok_or(Failure::Internal("no entropy for a call id"))?;
-    if !announce(shared, call_id, CallSid::new(param("CallSid"))) {
+    let call_sid = CallSid::new(param("CallSid"));
+    if !announce(shared, call_id, call_sid) {
         return Ok(Answer::Busy);
+    }
+    if let Some(call_sid) = call_sid {
+        let after = &shared.calls.after;
+        after.announce(call_id, call_sid, shared.now().unix_ms);
     }
     tracing::info!(
         call = call_id.as_str(),
@@ -347,7 +382,9 @@ fn connect(
     let mut parameters = vec![("ticket", ticket.as_str())];
     parameters.extend(Some(from).filter(fits).map(|from| ("from", from)));
     parameters.extend(Some(to).filter(fits).map(|to| ("to", to)));
-    twiml::connect_stream(&url, &parameters, None)
+    // Where the carrier asks what is to follow when the stream is over. Absolute: a document has no base of its own.
+    let action = format!("http{}{}", &base["ws".len()..], after_stream::PATH);
+    twiml::connect_stream(&url, &parameters, Some(&action))
         .map_err(|_| Failure::Internal("a stream parameter is too long"))
 }
 

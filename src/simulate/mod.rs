@@ -7,6 +7,7 @@
 //! - [`model`]: the Realtime endpoint. [`model::Model`] is one session, [`model::server`] serves it.
 //! - [`carrier`]: a Twilio media stream. [`carrier::Carrier`] is one call, [`carrier::client`] places it.
 //! - [`link`]: WebSocket messages over any byte stream, for both drivers.
+//! - [`load`]: hundreds of calls at once, on a ring.
 //! - [`measure`]: what one side sent against what the other received: content, order, delay.
 //! - [`record`]: every event of a session to a file, for an independent judge.
 //!
@@ -19,6 +20,7 @@
 pub mod carrier;
 pub mod dice;
 pub mod link;
+pub mod load;
 pub mod measure;
 pub mod model;
 pub mod record;

@@ -22,6 +22,8 @@ pub const REPAIRED_PATHS: &str = "voxrelay_repaired_paths_total";
 pub const DIAL_ATTEMPTS: &str = "voxrelay_dial_attempts_total";
 /// Attempts that failed, by `cause`.
 pub const DIAL_ERRORS: &str = "voxrelay_dial_errors_total";
+/// Dials for connections that are kept warm, by `outcome`.
+pub const WARM_DIALS: &str = "voxrelay_warm_dials_total";
 /// Orders or connections that found a queue full, by `queue`.
 pub const QUEUE_FULL: &str = "voxrelay_desk_queue_full_total";
 
@@ -79,6 +81,11 @@ impl DeskMeter {
     /// A dial attempt failed.
     pub fn dial_error(self, cause: &'static str) {
         counter!(DIAL_ERRORS, "cause" => cause).increment(1);
+    }
+
+    /// A dial for a connection that is to be kept warm came to this.
+    pub fn warm_dial(self, outcome: &'static str) {
+        counter!(WARM_DIALS, "outcome" => outcome).increment(1);
     }
 
     /// A queue was full.

@@ -34,6 +34,12 @@ pub struct WorkerStats {
     pub buffers_free: u64,
     /// Bytes kept for incomplete frames and records.
     pub carry_bytes: u64,
+    /// Connections that wait for a call now, in the order of `name::IDLE_KINDS`.
+    pub idle_now: [u64; 2],
+    /// How their waits ended, in the order of `name::IDLE_ENDS`.
+    pub idle_ends: [[u64; name::IDLE_ENDS.len()]; 2],
+    /// Messages that they had no room for.
+    pub idle_dropped: u64,
     /// Panics caught in sessions.
     pub panics: u64,
     /// Reports that found the queue full.
@@ -131,6 +137,7 @@ const SESSION_TOTALS: &[Total<Stats>] = &[
     (name::AUDIO_CUT, &[], |s| s.outbound_bytes_cut),
     (name::AUDIO_RESENT, &[], |s| s.resent_bytes),
     (name::RESPONSES_REPEATED, &[], |s| s.responses_repeated),
+    (name::RESPONSES_SILENT, &[], |s| s.responses_silent),
     (name::SCAN_FALLBACKS, &[], |s| s.scan_fallbacks),
     (name::UNKNOWN_FIELDS, &[], |s| s.unknown_fields),
     (name::RECONNECTS, &[], |s| s.reconnects),
@@ -149,6 +156,7 @@ const WORKER_TOTALS: &[Total<WorkerStats>] = &[
     (name::REPORTS_DROPPED, &[], |w| w.reports_dropped),
     (name::TLS_ERRORS, &[], |w| w.tls_errors),
     (name::LEGS_PAUSED, &[], |w| w.legs_paused),
+    (name::IDLE_DROPPED, &[], |w| w.idle_dropped),
 ];
 
 /// Values of now.
@@ -157,6 +165,10 @@ const WORKER_GAUGES: &[Total<WorkerStats>] = &[
     (name::UPSTREAM_OPEN, &[], |w| w.upstream_open),
     (name::BUFFERS_FREE, &[], |w| w.buffers_free),
     (name::CARRY_BYTES, &[], |w| w.carry_bytes),
+    (name::IDLE_UPSTREAMS, &[("kind", "predial")], |w| {
+        w.idle_now[0]
+    }),
+    (name::IDLE_UPSTREAMS, &[("kind", "warm")], |w| w.idle_now[1]),
 ];
 
 /// What is published of the sessions together and is no total.
@@ -225,6 +237,7 @@ pub struct WorkerMeter {
     drops: Vec<Counter>,
     violations: Vec<Counter>,
     totals: Vec<Counter>,
+    idle_ends: Vec<Counter>,
     gauges: Vec<Gauge>,
     session_gauges: Vec<Gauge>,
     ended: Vec<(EndReason, Counter)>,
@@ -272,6 +285,12 @@ impl WorkerMeter {
             totals: WORKER_TOTALS
                 .iter()
                 .map(|(n, l, _)| counter(n, l))
+                .collect(),
+            // In the order of `WorkerStats::idle_ends`.
+            idle_ends: name::IDLE_KINDS
+                .iter()
+                .flat_map(|kind| name::IDLE_ENDS.map(|how| [("kind", *kind), ("outcome", how)]))
+                .map(|labels| counter(name::IDLE_ENDED, &labels))
                 .collect(),
             gauges: WORKER_GAUGES
                 .iter()
@@ -336,6 +355,9 @@ impl WorkerMeter {
         }
         for (counter, (_, _, total)) in self.totals.iter().zip(WORKER_TOTALS) {
             counter.absolute(total(worker));
+        }
+        for (counter, total) in self.idle_ends.iter().zip(worker.idle_ends.as_flattened()) {
+            counter.absolute(*total);
         }
         for (gauge, (_, _, value)) in self.gauges.iter().zip(WORKER_GAUGES) {
             gauge.set(value(worker) as f64);

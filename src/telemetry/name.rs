@@ -33,6 +33,8 @@ pub const AUDIO_CUT: &str = "voxrelay_audio_cut_bytes_total";
 pub const AUDIO_RESENT: &str = "voxrelay_audio_resent_bytes_total";
 /// `response.done` of a response that was done before.
 pub const RESPONSES_REPEATED: &str = "voxrelay_responses_repeated_total";
+/// Responses that began and fell silent.
+pub const RESPONSES_SILENT: &str = "voxrelay_responses_silent_total";
 /// The most audio that waited to be heard in one call, ms.
 pub const UNPLAYED_PEAK: &str = "voxrelay_unplayed_ms_peak";
 /// Hot messages that took the slow path.
@@ -73,6 +75,16 @@ pub const REPORTS_DROPPED: &str = "voxrelay_worker_reports_dropped_total";
 pub const TLS_ERRORS: &str = "voxrelay_worker_tls_errors_total";
 /// Carrier legs that were not read for a while: they brought too much at once.
 pub const LEGS_PAUSED: &str = "voxrelay_worker_legs_paused_total";
+/// Connections to the model that wait for a call, by `kind`.
+pub const IDLE_UPSTREAMS: &str = "voxrelay_idle_upstreams";
+/// Connections whose wait for a call is over, by `kind` and `outcome`.
+pub const IDLE_ENDED: &str = "voxrelay_idle_upstreams_ended_total";
+/// Messages for which an idle connection had no room.
+pub const IDLE_DROPPED: &str = "voxrelay_idle_upstream_messages_dropped_total";
+/// The `kind` of an idle connection: dialled for an announced call, or kept warm.
+pub const IDLE_KINDS: [&str; 2] = ["predial", "warm"];
+/// The `outcome` of its wait.
+pub const IDLE_ENDS: [&str; 5] = ["adopted", "expired", "cancelled", "lost", "drained"];
 /// Requests answered by the control plane, by `route` (as in the table), `method` and `status`.
 pub const HTTP_REQUESTS: &str = "voxrelay_http_requests_total";
 /// Voice webhooks by `outcome`.
@@ -125,6 +137,7 @@ pub const COUNTERS: &[(&str, &str)] = &[
         "PCMU bytes sent again after an interruption was taken back",
     ),
     (RESPONSES_REPEATED, "response.done repeated"),
+    (RESPONSES_SILENT, "Responses that began and fell silent"),
     (SCAN_FALLBACKS, "Hot messages that took the slow path"),
     (UNKNOWN_FIELDS, "Unknown fields in known messages"),
     (MESSAGES_DROPPED, "Messages dropped by reason"),
@@ -154,6 +167,14 @@ pub const COUNTERS: &[(&str, &str)] = &[
         LEGS_PAUSED,
         "Carrier legs not read for a while because they brought too much at once",
     ),
+    (
+        IDLE_ENDED,
+        "Connections to the model whose wait for a call is over",
+    ),
+    (
+        IDLE_DROPPED,
+        "Messages for which an idle connection had no room",
+    ),
     (HTTP_REQUESTS, "Requests answered by the control plane"),
     (WEBHOOKS, "Voice webhooks by outcome"),
     (TOOL_CALLS, "Calls of tools that were answered, by outcome"),
@@ -169,6 +190,10 @@ pub const HISTOGRAMS: &[(&str, &str)] = &[(
 pub const GAUGES: &[(&str, &str)] = &[
     (CALLS_ACTIVE, "Live calls"),
     (UPSTREAM_OPEN, "Model legs open"),
+    (
+        IDLE_UPSTREAMS,
+        "Connections to the model that wait for a call",
+    ),
     (
         RATE_LIMIT_REMAINING,
         "What the model's account had left when it last said so",

@@ -1,23 +1,23 @@
 //! A carrier's media stream on tokio-tungstenite, after "Media Streams - WebSocket Messages".
 
 use super::daemon::Daemon;
+pub use super::socket::Got;
+use super::socket::Socket;
 use super::{BoxIo, base64, within};
-use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
-use tokio::io::AsyncWriteExt;
+use std::ops::{Deref, DerefMut};
 use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Error;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
-use tokio_tungstenite::tungstenite::error::ProtocolError;
 use tokio_tungstenite::tungstenite::http::{HeaderName, HeaderValue};
-use tokio_tungstenite::tungstenite::{Error, Message};
 
 /// Milliseconds in one frame, and its bytes.
 pub const FRAME_MS: u64 = 20;
 pub const FRAME_BYTES: usize = 160;
 
-/// One media stream.
+/// One media stream. It sends by its `Socket`.
 pub struct Carrier {
-    ws: WebSocketStream<BoxIo>,
+    socket: Socket,
     pub stream_sid: String,
     pub call_sid: String,
     sequence: u64,
@@ -28,17 +28,23 @@ pub struct Carrier {
     pub marks: Vec<String>,
 }
 
-/// What came from the relay.
-#[derive(Debug)]
-pub enum Got {
-    Message(Value),
-    Close(Option<(u16, String)>),
-    Gone,
-}
-
 /// Why an upgrade failed: the status of the answer.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Refused(pub u16);
+
+impl Deref for Carrier {
+    type Target = Socket;
+
+    fn deref(&self) -> &Socket {
+        &self.socket
+    }
+}
+
+impl DerefMut for Carrier {
+    fn deref_mut(&mut self) -> &mut Socket {
+        &mut self.socket
+    }
+}
 
 impl Carrier {
     /// Upgrades on `path`.
@@ -88,7 +94,7 @@ impl Carrier {
         static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
         let n = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         Self {
-            ws,
+            socket: Socket::new(ws),
             stream_sid: format!("MZ{n:032x}"),
             call_sid: format!("CA{n:032x}"),
             sequence: 1,
@@ -96,33 +102,6 @@ impl Carrier {
             timestamp: 0,
             marks: Vec::new(),
         }
-    }
-
-    /// Sends a message.
-    pub async fn send(&mut self, message: Value) {
-        self.send_text(&message.to_string()).await;
-    }
-
-    /// Sends text as it is.
-    pub async fn send_text(&mut self, text: &str) {
-        within("the relay to read", self.ws.send(Message::text(text)))
-            .await
-            .expect("send to the relay");
-    }
-
-    /// Sends a binary message.
-    pub async fn send_binary(&mut self, bytes: &[u8]) {
-        let message = Message::binary(bytes.to_vec());
-        within("the relay to read", self.ws.send(message))
-            .await
-            .expect("send to the relay");
-    }
-
-    /// Sends bytes below the WebSocket layer. The relay may already have closed: what it says counts.
-    pub async fn send_raw(&mut self, bytes: &[u8]) {
-        let stream = self.ws.get_mut();
-        let _ = stream.write_all(bytes).await;
-        let _ = stream.flush().await;
     }
 
     /// The number of the next message.
@@ -198,33 +177,11 @@ impl Carrier {
 
     /// The next thing from the relay, pings and pongs aside.
     pub async fn next(&mut self) -> Got {
-        within("the relay's next message", async {
-            loop {
-                match self.ws.next().await {
-                    Some(Ok(Message::Text(text))) => {
-                        let message: Value = serde_json::from_str(&text).expect("valid JSON");
-                        self.judge(&message);
-                        return Got::Message(message);
-                    }
-                    Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
-                    Some(Ok(Message::Close(frame))) => {
-                        return Got::Close(
-                            frame.map(|frame| (u16::from(frame.code), frame.reason.to_string())),
-                        );
-                    }
-                    Some(Ok(other)) => panic!("the relay sent {other:?}"),
-                    Some(Err(
-                        Error::ConnectionClosed
-                        | Error::Io(_)
-                        | Error::AlreadyClosed
-                        | Error::Protocol(ProtocolError::ResetWithoutClosingHandshake),
-                    ))
-                    | None => return Got::Gone,
-                    Some(Err(error)) => panic!("the relay broke the protocol: {error}"),
-                }
-            }
-        })
-        .await
+        let got = self.socket.receive().await;
+        if let Got::Message(message) = &got {
+            self.judge(message);
+        }
+        got
     }
 
     /// The vendor drops a message with a field too few or too many (warning 31951): so does this peer, loudly.
@@ -282,35 +239,17 @@ impl Carrier {
     /// connection broke without one.
     pub async fn closed(&mut self) -> Option<u16> {
         loop {
-            match self.next().await {
-                Got::Message(_) => {}
-                Got::Close(frame) => return Some(frame.map_or(1005, |(code, _)| code)),
-                Got::Gone => return None,
+            if let Some(end) = self.next().await.end() {
+                return end;
             }
         }
     }
 
-    /// Waits until the relay has read everything sent so far: it answers pings in order.
+    /// Waits until the relay has read everything sent so far.
     pub async fn settle(&mut self) {
-        within(
-            "a ping to leave",
-            self.ws.send(Message::Ping(b"settle".to_vec().into())),
-        )
-        .await
-        .expect("send to the relay");
-        within("a pong", async {
-            loop {
-                match self.ws.next().await {
-                    Some(Ok(Message::Pong(payload))) if payload.as_ref() == b"settle" => return,
-                    Some(Ok(Message::Text(text))) => {
-                        self.judge(&serde_json::from_str(&text).expect("valid JSON"));
-                    }
-                    Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
-                    other => panic!("expected a pong, got {other:?}"),
-                }
-            }
-        })
-        .await;
+        for message in self.socket.settled().await {
+            self.judge(&message);
+        }
     }
 
     /// Breaks the connection without a close frame.

@@ -12,3 +12,5 @@ pub const UPSTREAM_OPEN: &str = "voxrelay_upstream_open";
 pub const REFUSED: &str = "voxrelay_rejected_upgrades_total";
 /// Calls ended, by `reason` and `side`.
 pub const CALLS_ENDED: &str = "voxrelay_calls_ended_total";
+/// Calls of tools that were answered, by `outcome`.
+pub const TOOL_CALLS: &str = "voxrelay_tool_calls_total";

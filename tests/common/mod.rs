@@ -11,7 +11,9 @@ pub mod http;
 pub mod metric;
 pub mod model;
 pub mod pair;
+pub mod socket;
 pub mod tls;
+pub mod tool;
 
 use std::future::Future;
 use std::time::Duration;

@@ -1,19 +1,19 @@
 //! A model endpoint on tokio-tungstenite. Each test drives its connections by hand; nothing is answered
 //! that the test does not answer.
 
+pub use super::socket::Got;
+use super::socket::Socket;
 use super::tls::Identity;
 use super::{BoxIo, within};
-use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use std::io::Write as _;
+use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicU32, Ordering};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_rustls::TlsAcceptor;
-use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::server::{Request, Response};
-use tokio_tungstenite::tungstenite::{Error, Message};
 
 /// What the endpoint does with an upgrade request.
 #[derive(Clone, Copy)]
@@ -139,7 +139,7 @@ async fn read_to_end(mut stream: BoxIo) {
 
 /// One connection from the relay.
 pub struct Connection {
-    ws: WebSocketStream<BoxIo>,
+    socket: Socket,
     /// The request target.
     pub target: String,
     /// The request's header lines, names in lower case.
@@ -158,6 +158,20 @@ fn recording() -> Option<std::fs::File> {
     let name = format!("{}-{n}.jsonl", std::process::id());
     let path = std::path::Path::new(&folder).join(name);
     Some(std::fs::File::create(path).expect("REALTIME_RECORD_DIR is a folder"))
+}
+
+impl Deref for Connection {
+    type Target = Socket;
+
+    fn deref(&self) -> &Socket {
+        &self.socket
+    }
+}
+
+impl DerefMut for Connection {
+    fn deref_mut(&mut self) -> &mut Socket {
+        &mut self.socket
+    }
 }
 
 impl Connection {
@@ -181,7 +195,7 @@ impl Connection {
             .await
             .ok()?;
         Some(Self {
-            ws,
+            socket: Socket::new(ws),
             target,
             headers,
             items: 0,
@@ -197,46 +211,8 @@ impl Connection {
             .map(|(_, value)| value.as_str())
     }
 
-    /// Sends an event.
-    pub async fn send(&mut self, event: Value) {
-        self.send_text(&event.to_string()).await;
-    }
-
-    /// Sends text as it is.
-    pub async fn send_text(&mut self, text: &str) {
-        within("the relay to read", self.ws.send(Message::text(text)))
-            .await
-            .expect("send to the relay");
-    }
-
-    /// Sends a binary message.
-    pub async fn send_binary(&mut self, bytes: &[u8]) {
-        let message = Message::binary(bytes.to_vec());
-        within("the relay to read", self.ws.send(message))
-            .await
-            .expect("send to the relay");
-    }
-
-    /// Sends bytes below the WebSocket layer.
-    pub async fn send_raw(&mut self, bytes: &[u8]) {
-        let stream = self.ws.get_mut();
-        stream.write_all(bytes).await.expect("send to the relay");
-        stream.flush().await.expect("send to the relay");
-    }
-
     /// Breaks the connection without a close frame.
     pub fn drop_connection(self) {}
-
-    /// Ends the stream without a close frame.
-    pub async fn shut(&mut self) {
-        // A relay that closes at once may be faster than our end.
-        let _ = tokio::io::AsyncWriteExt::shutdown(self.ws.get_mut()).await;
-    }
-
-    /// Closes in order.
-    pub async fn close(&mut self) {
-        let _ = self.ws.close(None).await;
-    }
 
     /// `session.created`, as the vendor sends it: its own defaults, 24 kHz PCM.
     pub async fn send_session_created(&mut self) {
@@ -294,39 +270,18 @@ impl Connection {
 
     /// The next thing from the relay, pings and pongs aside.
     pub async fn next(&mut self) -> Got {
-        within("the relay's next event", async {
-            loop {
-                match self.ws.next().await {
-                    Some(Ok(Message::Text(text))) => {
-                        let event: Value = serde_json::from_str(&text).expect("valid JSON");
-                        if let Some(file) = &mut self.recording {
-                            writeln!(file, r#"{{"conn":1,"dir":"in","event":{text}}}"#).expect("write");
-                        }
-                        return Got::Event(event);
-                    }
-                    Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
-                    Some(Ok(Message::Close(frame))) => {
-                        return Got::Close(
-                            frame.map(|frame| (u16::from(frame.code), frame.reason.to_string())),
-                        );
-                    }
-                    Some(Ok(other)) => panic!("the relay sent {other:?}"),
-                    Some(Err(Error::ConnectionClosed | Error::Io(_) | Error::AlreadyClosed))
-                    | None => return Got::Gone,
-                    Some(Err(Error::Protocol(
-                        tokio_tungstenite::tungstenite::error::ProtocolError::ResetWithoutClosingHandshake,
-                    ))) => return Got::Gone,
-                    Some(Err(error)) => panic!("the relay broke the protocol: {error}"),
-                }
-            }
-        })
-        .await
+        let got = self.socket.receive().await;
+        if let (Got::Message(_), Some(file)) = (&got, &mut self.recording) {
+            let event = &self.socket.text;
+            writeln!(file, r#"{{"conn":1,"dir":"in","event":{event}}}"#).expect("write");
+        }
+        got
     }
 
     /// The next event; anything else fails the test.
     pub async fn event(&mut self) -> Value {
         match self.next().await {
-            Got::Event(event) => event,
+            Got::Message(event) => event,
             other => panic!("expected an event from the relay, got {other:?}"),
         }
     }
@@ -351,10 +306,8 @@ impl Connection {
     /// connection broke without one.
     pub async fn closed(&mut self) -> Option<u16> {
         loop {
-            match self.next().await {
-                Got::Event(_) => {}
-                Got::Close(frame) => return Some(frame.map_or(1005, |(code, _)| code)),
-                Got::Gone => return None,
+            if let Some(end) = self.next().await.end() {
+                return end;
             }
         }
     }
@@ -362,31 +315,9 @@ impl Connection {
     /// Waits until the relay has read everything sent so far, and fails if it sent an event first: it
     /// answers pings in order, behind what already waits.
     pub async fn settle(&mut self) {
-        within(
-            "the relay to read",
-            self.ws.send(Message::Ping(b"settle".to_vec().into())),
-        )
-        .await
-        .expect("send to the relay");
-        within("a pong", async {
-            loop {
-                match self.ws.next().await {
-                    Some(Ok(Message::Pong(payload))) if payload.as_ref() == b"settle" => return,
-                    Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
-                    other => panic!("expected a pong, got {other:?}"),
-                }
-            }
-        })
-        .await;
+        let before = self.socket.settled().await;
+        assert!(before.is_empty(), "events before a pong: {before:?}");
     }
-}
-
-/// What came from the relay.
-#[derive(Debug)]
-pub enum Got {
-    Event(Value),
-    Close(Option<(u16, String)>),
-    Gone,
 }
 
 fn session(kind: &str, format: Value) -> Value {

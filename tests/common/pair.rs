@@ -1,7 +1,7 @@
 //! A whole healthy call: carrier, daemon and model. Beside each hostile peer one of these must keep relaying.
 
 use super::carrier::{Carrier, FRAME_BYTES};
-use super::daemon::Daemon;
+use super::daemon::{Daemon, Launch};
 use super::model::{Connection, Model};
 use super::{audio, base64};
 
@@ -47,5 +47,35 @@ impl Pair {
         self.carrier.stop().await;
         assert_eq!(self.model.closed().await, Some(1000));
         assert_eq!(self.carrier.closed().await, Some(1000));
+    }
+}
+
+/// A daemon with one worker, a healthy call on it, and the model: where a hostile peer plays beside.
+pub struct Stage {
+    pub daemon: Daemon,
+    pub model: Model,
+    pub healthy: Pair,
+}
+
+impl Stage {
+    pub async fn new() -> Self {
+        Self::with(|launch| launch).await
+    }
+
+    /// The same with a daemon that is set up otherwise.
+    pub async fn with(change: impl FnOnce(Launch) -> Launch) -> Self {
+        let mut model = Model::plain().await;
+        let daemon = change(Launch::serve(&model.url)).start().await;
+        let healthy = Pair::new(&daemon, &mut model, "/media-stream/healthy").await;
+        Self {
+            daemon,
+            model,
+            healthy,
+        }
+    }
+
+    /// Another call, set up.
+    pub async fn pair(&mut self) -> Pair {
+        Pair::new(&self.daemon, &mut self.model, "/media-stream/hostile").await
     }
 }

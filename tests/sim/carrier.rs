@@ -56,6 +56,8 @@ pub struct Script {
     /// Frames lost of a thousand, and pauses.
     losses: u64,
     pauses: u64,
+    /// Keys pressed, of a thousand frames.
+    keys: u64,
 }
 
 impl Script {
@@ -97,6 +99,7 @@ impl Script {
             },
             losses: dice.pick(&[0, 0, 20, 100]),
             pauses: dice.pick(&[0, 0, 4, 15]),
+            keys: dice.pick(&[0, 2, 2, 40]),
         }
     }
 }
@@ -115,6 +118,7 @@ pub struct Carrier {
     returning: Vec<(u64, String)>,
     gone: bool,
     closed: bool,
+    foreign: u32,
     pub acts: Vec<Act>,
 }
 
@@ -132,6 +136,7 @@ impl Carrier {
             returning: Vec::new(),
             gone: false,
             closed: false,
+            foreign: 0,
             acts: Vec::new(),
         }
     }
@@ -191,7 +196,7 @@ impl Carrier {
             out.push(self.mark(&name));
         }
         if now >= self.script.ends_at {
-            self.end(out);
+            self.end(judge, out);
             return;
         }
         while self.next_at <= now && !self.closed {
@@ -250,14 +255,14 @@ impl Carrier {
             let payload = self.dice.next().to_ne_bytes();
             out.push(self.control(ws::PING, &payload, Note::Ping(payload.to_vec())));
         }
-        if self.dice.next().is_multiple_of(500) {
+        if self.dice.next() % 1_000 < self.script.keys {
             self.sequence += 1;
-            let digit = self.dice.pick(&["1", "5", "#"]);
+            let digit = self.dice.pick(&['1', '5', '0', '*', 'D', '#']);
             let text = format!(
                 r#"{{"event":"dtmf","streamSid":"{SID}","sequenceNumber":"{}","dtmf":{{"track":"inbound_track","digit":"{digit}"}}}}"#,
                 self.sequence
             );
-            out.push(self.text(text, Note::Other));
+            out.push(self.text(text, Note::Key(digit)));
         }
     }
 
@@ -278,7 +283,7 @@ impl Carrier {
             format!(
                 r#"{{"event":"start","sequenceNumber":"1","start":{{"accountSid":"AC00000000000000000000000000000000","streamSid":"{SID}","callSid":"CA00000000000000000000000000000000","tracks":["inbound"],"mediaFormat":{{"encoding":"audio/x-mulaw","sampleRate":8000,"channels":1}},"customParameters":{{}}}},"streamSid":"{SID}"}}"#
             ),
-            Note::Other,
+            Note::Started,
         ));
         self.next_at += self.dice.millis(1, 40);
     }
@@ -312,7 +317,12 @@ impl Carrier {
 
     /// Something that breaks a rule and must be survived.
     fn odd(&mut self) -> Outgoing {
-        let text = match self.dice.between(0, 6) {
+        let text = match self.dice.between(0, 7) {
+            // A mark of another call, twice at most: the third such message ends the call.
+            7 if self.foreign < 2 => {
+                self.foreign += 1;
+                r#"{"event":"mark","streamSid":"MZ1","mark":{"name":"g0.1.200"}}"#.to_owned()
+            }
             0 => r#"{"event":"media","media":{"payload":"#.to_owned(),
             1 => format!(
                 r#"{{"event":"media","streamSid":"{SID}","media":{{"track":"inbound","chunk":"x","timestamp":"5","payload":"***="}}}}"#
@@ -335,7 +345,7 @@ impl Carrier {
         self.text(text, Note::Other)
     }
 
-    fn end(&mut self, out: &mut Vec<Outgoing>) {
+    fn end(&mut self, judge: &mut Judge, out: &mut Vec<Outgoing>) {
         self.gone = true;
         if self.script.goes == Goes::StopAndClose && self.begun == 2 && self.script.starts {
             let text = format!(
@@ -351,7 +361,10 @@ impl Carrier {
             }
             Goes::Eof => self.acts.push(Act::Eof),
             Goes::Reset => self.acts.push(Act::Reset),
-            Goes::Vanishes => self.acts.push(Act::Vanish),
+            Goes::Vanishes => {
+                judge.vanished = true;
+                self.acts.push(Act::Vanish);
+            }
         }
     }
 
@@ -378,7 +391,11 @@ impl Carrier {
             Seen::Ping(payload) if !self.gone => {
                 out.push(self.control(ws::PONG, &payload, Note::Other));
             }
-            Seen::Close(code) if !self.closed && !self.gone && self.script.answers_close => {
+            Seen::Close(code) if !self.closed && !self.gone => {
+                judge.on_hung_up(self.playback.waiting());
+                if !self.script.answers_close {
+                    return;
+                }
                 self.closed = true;
                 out.push(self.control(ws::CLOSE, &code.to_be_bytes(), Note::Other));
             }

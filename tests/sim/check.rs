@@ -3,12 +3,17 @@
 
 mod appends;
 mod ends;
+pub mod keys;
+mod media;
+mod talk;
+pub mod tools;
 
 use crate::playback::Playback;
+use crate::terms::Terms;
 use crate::ws::Frame;
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use voxrelay::call::{Leg, Stats};
+use voxrelay::call::{EndReason, Fact, Leg, Stats};
 
 pub const SID: &str = "MZ0a9b8c7d6e5f43210123456789abcdef";
 /// Half of `Stalled for ten seconds` would be enough; this is what one leg may hold, with a frame on top.
@@ -33,10 +38,28 @@ pub enum Note {
     /// The model confirmed the session.
     Updated,
     SpeechStarted,
-    ResponseCreated(String),
-    ResponseDone(String),
+    SpeechStopped,
+    ResponseCreated {
+        id: String,
+        /// Our word, where it was asked for by us.
+        tag: Option<String>,
+    },
+    ResponseDone {
+        id: String,
+        cancelled: bool,
+    },
+    /// A call of a tool, by number.
+    Call(usize),
+    /// The carrier's `start`.
+    Started,
+    /// The caller pressed a key.
+    Key(char),
     /// An answer to `response.create` that refuses it.
-    CreateRefused,
+    CreateRefused {
+        tag: String,
+        /// Our `event_id`.
+        create: String,
+    },
     TruncateRefused,
     Ping(Vec<u8>),
 }
@@ -79,6 +102,8 @@ pub struct Item {
     /// Bytes played when a clear took effect.
     played_at_clear: Option<u64>,
     truncated_ms: Option<u64>,
+    /// Keys that the relay plays: no session knows of them as an item.
+    tones: bool,
 }
 
 /// The course of one connection's appends.
@@ -101,18 +126,52 @@ struct Connection {
     next_frame: usize,
     appends: Appends,
     active: Option<(String, u64)>,
-    creates: Vec<u64>,
+    /// Our word in the active one.
+    active_tag: Option<String>,
+    /// What was asked for and not answered, by our word.
+    creates: Vec<String>,
+    /// What the server has neither made nor refused, by our `event_id` and word.
+    outstanding: Vec<(String, String)>,
+    /// It has said our word back.
+    echoes: bool,
+    speech_open: bool,
+    keys_told: usize,
+    /// It refused a response because of one that nobody knows.
+    active_unknown: bool,
+    /// Responses that were begun or done.
+    known: BTreeSet<String>,
+    /// A response was done that may have been the answer to what was asked for, or not.
+    unsure: bool,
     pings: BTreeMap<Vec<u8>, u64>,
+}
+
+impl Connection {
+    fn creates_tag(&self, tag: &str) -> bool {
+        self.creates.iter().any(|create| create == tag)
+    }
 }
 
 /// The judge of one call.
 #[derive(Default)]
 pub struct Judge {
     pub step: u64,
+    /// Microseconds.
+    now: u64,
+    terms: Terms,
+    /// Where the session is that the call means, and the one that is to take over.
+    current: Option<usize>,
+    standby: Option<usize>,
+    pub tools: tools::Tools,
+    keys: keys::Keys,
+    talk: talk::Talk,
+    /// The model's audio that the relay was handed before this step, and in it, with the tones that it plays by itself.
+    audio_bytes: [u64; 2],
     pub frames: Vec<CallerFrame>,
     pub items: Vec<Item>,
     /// Both directions at the carrier are calm, marks come back faithfully, stamps are even.
     calm: bool,
+    /// The carrier takes nothing any more, and does not say so.
+    pub vanished: bool,
     /// Every stamp is where its audio belongs.
     even_stamps: bool,
     /// The barge-in of this call is on, without guard or second thoughts.
@@ -149,7 +208,9 @@ pub struct Judge {
     /// The server breaks off by itself.
     interrupts: bool,
     /// An interruption may be taken back: what was cleared is sent again, from where it was heard.
-    pub reversible: bool,
+    reversible: bool,
+    /// What was sent, in order: item, start and length.
+    line: Vec<(usize, usize, usize)>,
     /// Where the next piece that is sent again must begin.
     again: Option<(usize, usize)>,
     /// The first piece that was sent again after a clear.
@@ -160,12 +221,14 @@ pub struct Judge {
 }
 
 impl Judge {
-    pub fn new(calm: bool, even_stamps: bool, barge_in: bool, interrupts: bool) -> Self {
+    pub fn new(calm: bool, even_stamps: bool, terms: Terms) -> Self {
         Self {
-            interrupts,
+            interrupts: terms.interrupts,
             calm,
             even_stamps,
-            barge_in,
+            barge_in: terms.barge_in && terms.guard_ms == 0 && terms.confirm_ms == 0,
+            reversible: terms.confirm_ms > 0,
+            terms,
             ..Self::default()
         }
     }
@@ -183,14 +246,20 @@ impl Judge {
     }
 
     /// A wake-up begins.
-    pub fn begin_step(&mut self, step: u64) {
+    pub fn begin_step(&mut self, step: u64, now: u64) {
         self.step = step;
+        self.now = now;
+        self.audio_bytes = [self.audio_bytes[0] + self.audio_bytes[1], 0];
         self.known_before_step = self.seq;
     }
 
     /// A new connection to the model: nothing of the old one counts.
     pub fn on_connected(&mut self, place: usize, number: u32) {
         self.connections += 1;
+        match self.current {
+            None => self.current = Some(place),
+            Some(_) => self.standby = Some(place),
+        }
         self.at[place] = Connection {
             number,
             ..Connection::default()
@@ -199,10 +268,23 @@ impl Judge {
 
     /// A connection is closed, or being closed: nothing on it counts any more.
     pub fn on_left(&mut self, leg: Leg) {
-        let connection = &mut self.at[place(leg)];
+        let place = place(leg);
+        let connection = &mut self.at[place];
         connection.active = None;
         connection.creates.clear();
         connection.pings.clear();
+        self.current.take_if(|at| *at == place);
+        self.standby.take_if(|at| *at == place);
+    }
+
+    /// The relay goes over to another session, or must.
+    pub fn on_fact(&mut self, fact: &Fact) {
+        if matches!(fact, Fact::RolledOver { .. } | Fact::Reconnecting { .. }) {
+            if let Some(at) = self.current {
+                self.on_left([Leg::Realtime, Leg::Standby][at]);
+            }
+            self.current = self.standby.take();
+        }
     }
 
     pub fn on_start(&mut self) {
@@ -210,12 +292,17 @@ impl Judge {
     }
 
     /// The relay was handed all of a peer's message.
-    pub fn on_delivered(&mut self, leg: Leg, note: &Note, carrier_waits: u64) {
+    /// `left`: on a connection that the relay has closed on its side.
+    pub fn on_delivered(&mut self, leg: Leg, note: &Note, carrier_waits: u64, left: bool) {
+        if left && !matches!(note, Note::Delta { .. }) {
+            return;
+        }
         self.seq += 1;
         if self.ended {
             return;
         }
-        let connection = &mut self.at[place(leg)];
+        let place = place(leg);
+        let connection = &mut self.at[place];
         match note {
             Note::Caller(n) => {
                 self.delivered_caller = n + 1;
@@ -223,7 +310,8 @@ impl Judge {
             }
             Note::Delta { item, start, len } => {
                 self.items[*item].known.get_or_insert(self.seq);
-                if connection.updated && *len > 0 {
+                self.audio_bytes[1] += *len as u64;
+                if connection.updated && *len > 0 && !left {
                     self.deltas.push_back((*item, *start, *len));
                 }
             }
@@ -235,34 +323,74 @@ impl Judge {
                     self.expect_clear = Some(self.step);
                 }
             }
-            Note::ResponseCreated(id) => {
+            Note::ResponseCreated { id, tag } => {
                 for item in &mut self.items {
                     if item.response == *id {
                         item.known.get_or_insert(self.seq);
                     }
                 }
+                self.talk_delivered(place, note);
+                let connection = &mut self.at[place];
                 connection.active = Some((id.clone(), self.step));
-                connection.creates.clear();
+                connection.active_tag = tag.clone();
+                connection.known.insert(id.clone());
+                connection.active_unknown = false;
+                let mut made = connection.outstanding.iter();
+                let made = made.position(|(_, asked)| Some(asked) == tag.as_ref());
+                connection.outstanding.drain(..made.map_or(0, |n| n + 1));
+                connection.echoes |= tag.is_some();
+                // One of the server's own does not answer ours, as far as the relay can know.
+                if tag.is_some() || !connection.echoes {
+                    connection.creates.clear();
+                }
+                return;
             }
-            Note::ResponseDone(id) => {
+            Note::ResponseDone { id, cancelled } => {
+                self.on_round_done(place, id, *cancelled);
+                self.talk_delivered(place, note);
+                let connection = &mut self.at[place];
                 if connection
                     .active
                     .as_ref()
                     .is_some_and(|(active, _)| active == id)
                 {
+                    // A server that has never said our word back may have meant ours: of two that are out, nobody can tell then
+                    // which one a refusal is of.
+                    connection.unsure |= !connection.echoes && !connection.outstanding.is_empty();
                     connection.active = None;
-                } else if connection.active.is_none() {
-                    // Without its `response.created`: the relay may take it for the answer to what it asked.
+                    connection.active_tag = None;
+                    connection.active_unknown = false;
+                } else if connection.active.is_none() && connection.known.insert(id.clone()) {
+                    // A response that nobody announced is done, while one is asked for. The reference knows that order: our
+                    // `response.create`, the caller speaks, `response.done` (cancelled), and no `response.created` between
+                    // ("Barge-in while generating"). Nothing tells it from one of the server's own that was cancelled as early.
+                    // Taken for the answer, the slot is free and the next wish goes out. Was it none, then the older create
+                    // comes first on the wire: the server makes that one and refuses the newer, whose wish is kept and goes
+                    // out again when that is done; or it makes both, one after the other. So there are never two responses,
+                    // and at worst one create too many. Not taken for it, the agent would be mute until the deadline of ten
+                    // seconds each time that a caller speaks into the first moment of an answer. Once for each such
+                    // response: its `response.done` a second time is no answer.
+                    connection.unsure |= !connection.outstanding.is_empty();
+                    connection.active_unknown = false;
                     connection.creates.clear();
                 }
+                return;
             }
-            Note::CreateRefused => connection.creates.clear(),
+            Note::CreateRefused { tag, create } => {
+                connection.creates.clear();
+                connection.active_unknown = connection.active.is_none();
+                connection.outstanding.retain(|(id, _)| id != create);
+                self.talk_refused(tag, create);
+            }
+            Note::Call(n) => self.on_call(*n, place),
+            Note::Key(digit) => self.on_key(*digit),
             Note::TruncateRefused => self.truncate_refused += 1,
             Note::Ping(payload) => {
                 connection.pings.insert(payload.clone(), self.step);
             }
-            Note::Other | Note::Gone => {}
+            Note::SpeechStopped | Note::Started | Note::Other | Note::Gone => {}
         }
+        self.talk_delivered(place, note);
     }
 
     /// A frame left the relay. `late`: older sends were in its way, so it may have been written earlier.
@@ -344,7 +472,12 @@ impl Judge {
                     late || self.at[at].creates.is_empty(),
                     "a second response.create before the first was answered"
                 );
-                self.at[at].creates.push(self.step);
+                let tag = &event["response"]["metadata"]["voxrelay"];
+                let tag = tag.as_str().expect("ours says so").to_owned();
+                let id = string(&event, "event_id").to_owned();
+                self.at[at].outstanding.push((id, tag.clone()));
+                self.at[at].creates.push(tag);
+                self.talk_create(at, &event, late);
             }
             "conversation.item.create" => {
                 let item = &event["item"];
@@ -355,6 +488,15 @@ impl Judge {
                     _ => None,
                 };
                 assert_eq!(part, due, "what an item may hold: {item}");
+                let text = item["content"][0]["text"].as_str().unwrap_or_default();
+                let members = item.as_object().expect("an item is an object");
+                match (item["type"].as_str(), item["role"].as_str()) {
+                    (Some("function_call"), _) => self.on_call_told(at, members),
+                    (Some("function_call_output"), _) => self.on_output(at, members),
+                    (_, Some("user")) => self.on_user_text(at, text),
+                    (_, Some("system")) => self.on_system_text(at, text),
+                    _ => {}
+                }
             }
             "response.cancel" => {
                 assert!(
@@ -407,165 +549,10 @@ impl Judge {
         self.truncates += 1;
     }
 
-    fn on_message(&mut self, text: &[u8], late: bool, playback: &Playback, stats: &Stats) -> Seen {
-        let message = object(text);
-        assert!(self.started, "a message before the stream's start");
-        assert_eq!(message["streamSid"], SID, "every message names its stream");
-        let keys: Vec<&str> = message.keys().map(String::as_str).collect();
-        let only = |names: [&str; 2], what: &str| {
-            assert!(
-                keys.iter()
-                    .all(|key| names.contains(key) || *key == "streamSid"),
-                "{what} has members {keys:?}"
-            );
-        };
-        match message["event"].as_str() {
-            Some("media") => {
-                only(["event", "media"], "media");
-                let media = message["media"].as_object().expect("media is an object");
-                assert_eq!(media.len(), 1, "media has the payload alone");
-                let payload = base64_simd::STANDARD.decode_to_vec(string(media, "payload"));
-                let payload = payload.expect("a payload is valid base64");
-                self.on_media(&payload, late, stats)
-            }
-            Some("mark") => {
-                only(["event", "mark"], "mark");
-                let name = message["mark"]["name"]
-                    .as_str()
-                    .expect("a mark has a name")
-                    .to_owned();
-                assert!(
-                    self.mark_names.insert(name.clone()),
-                    "the mark {name} was sent before"
-                );
-                Seen::Mark(name)
-            }
-            Some("clear") => {
-                only(["event", "event"], "clear");
-                self.clears += 1;
-                // A clear that had to wait may have been written for any of them, and was not for a later one.
-                let known = match late {
-                    true => self.known_at_speech.pop_front().unwrap_or(0),
-                    false => *self
-                        .known_at_speech
-                        .back()
-                        .unwrap_or(&self.known_before_step),
-                };
-                for item in &mut self.items {
-                    if !self.reversible && item.known.is_some_and(|at| at <= known) {
-                        item.dead.get_or_insert(self.clears);
-                    }
-                }
-                self.clear_step = self.step;
-                self.again = None;
-                self.active_at_clear = self.at.iter().find_map(|at| at.active.clone());
-                self.expect_clear = None;
-                if self.calm && !late && self.barge_in {
-                    let clear = Some(self.clears);
-                    let unheard = self.items.iter().enumerate().any(|(n, item)| {
-                        item.dead == clear && item.sent as u64 > playback.played(n)
-                    });
-                    assert!(unheard, "a clear where everything was heard");
-                }
-                Seen::Clear
-            }
-            _ => panic!("a message that is never due: {message:?}"),
-        }
-    }
-
-    fn on_media(&mut self, payload: &[u8], late: bool, stats: &Stats) -> Seen {
-        assert!(!payload.is_empty(), "media without audio");
-        // What is due is looked at first: a few bytes are found anywhere.
-        let due = self.deltas.front().is_some_and(|&(item, start, len)| {
-            self.items[item].bytes[start..start + len] == *payload
-        });
-        if self.reversible
-            && !due
-            && let Some((item, start)) = self.sent_before(payload)
-        {
-            let (owner, len) = (&self.items[item], payload.len());
-            assert!(
-                owner.dead.is_none() || late,
-                "audio of {} is sent again, and was truncated",
-                owner.id
-            );
-            match self.again {
-                // A few bytes are found anywhere, and what had to wait may belong to an earlier clear.
-                _ if late || len < 16 => {}
-                None => {
-                    self.resumes += 1;
-                    self.resumed.push((self.clears as usize, item, start));
-                }
-                Some((next, at)) => assert!(
-                    (item, start) == (next, at) || start == 0 && at == self.items[next].sent,
-                    "what is sent again has a hole: item_{item} at {start}, after item_{next} at {at}"
-                ),
-            }
-            self.again = match self.again {
-                Some((item, start)) if len < 16 => Some((item, start + len)),
-                _ if late => None,
-                _ => Some((item, start + len)),
-            };
-            self.played_bytes += len as u64;
-            return Seen::Media { item, len };
-        }
-        // What was delivered stands in order; what is passed over was dropped.
-        loop {
-            let Some((item, start, len)) = self.deltas.pop_front() else {
-                panic!(
-                    "audio that the model did not send, or sent earlier, or that was sent already"
-                );
-            };
-            let owner = &mut self.items[item];
-            if owner.bytes[start..start + len] == *payload {
-                assert!(
-                    owner.dead.is_none() || self.reversible && late,
-                    "audio of {} behind its clear",
-                    owner.id
-                );
-                owner.sent += len;
-                self.played_bytes += len as u64;
-                return Seen::Media { item, len };
-            }
-            self.skipped_bytes += len as u64;
-            if self.clears == 0 {
-                assert!(
-                    self.skipped_bytes <= stats.outbound_bytes_dropped,
-                    "audio of {} was left out and not counted",
-                    owner.id
-                );
-            }
-        }
-    }
-
-    /// Where audio that was sent already stands.
-    fn sent_before(&self, payload: &[u8]) -> Option<(usize, usize)> {
-        if self.clears == 0 {
-            return None;
-        }
-        self.items.iter().enumerate().rev().find_map(|(n, item)| {
-            let sent = &item.bytes[..item.sent];
-            let start = sent
-                .windows(payload.len())
-                .position(|part| part == payload)?;
-            Some((n, start))
-        })
-    }
-
-    /// The carrier has acted on a clear: what was played until then is what was heard.
-    pub fn on_cleared(&mut self, playback: &Playback) {
-        self.clears_arrived += 1;
-        let played = (0..self.items.len()).map(|n| playback.played(n));
-        self.played_at.push(played.collect());
-        for (n, item) in self.items.iter_mut().enumerate() {
-            if item.dead == Some(self.clears_arrived) {
-                item.played_at_clear = Some(playback.played(n));
-            }
-        }
-    }
-
     /// A wake-up is over: all that it had to say and could say was said.
-    pub fn end_step(&mut self, carrier_blocked: bool) {
+    pub fn end_step(&mut self, carrier_blocked: bool, model_blocked: [bool; 2]) {
+        let blocked = self.current.is_none_or(|at| model_blocked[at]);
+        self.talk_settled(blocked, carrier_blocked);
         if !carrier_blocked {
             self.known_at_speech.clear();
         }
@@ -599,7 +586,8 @@ impl Judge {
         );
     }
 
-    pub fn on_ended(&mut self) {
+    pub fn on_ended(&mut self, reason: EndReason) {
+        self.talk_ended(reason);
         self.ended = true;
     }
 

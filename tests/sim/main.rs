@@ -7,6 +7,8 @@
 //! | `link` | one connection, as the shell sees it |
 //! | `carrier`, `model`, `trouble` | the peers, their scripts, their own encoders |
 //! | `playback` | what the caller really heard |
+//! | `terms` | how the call is led: greeting, silence, duration, keys, tools |
+//! | `tools` | who carries HTTP tools out |
 //! | `net`, `ws` | the wire: directions of a connection; frames, read strictly |
 //! | `check` | what must hold, judged from the bytes |
 //! | `dice` | chance |
@@ -21,6 +23,8 @@ mod link;
 mod model;
 mod net;
 mod playback;
+mod terms;
+mod tools;
 mod trouble;
 mod world;
 mod ws;
@@ -189,6 +193,10 @@ fn every_seed_keeps_every_promise() {
             "carrier_lost",
             "start_timeout",
             "hung_up_by_operator",
+            "realtime_lost",
+            "silence",
+            "max_duration",
+            "ended_by_model",
         ] {
             assert!(
                 tally.reasons.contains_key(reason),

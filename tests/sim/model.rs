@@ -1,8 +1,10 @@
 //! The scripted model: one connection of it. It has no ear; who speaks when is drawn from the seed.
 
 use crate::carrier::{Act, Outgoing};
+use crate::check::tools::Kind;
 use crate::check::{Judge, Note, Seen};
 use crate::dice::Dice;
+use crate::terms::HTTP_TOOL;
 use crate::trouble::{Leaves, Script, Setup};
 use crate::ws;
 use serde_json::{Map, Value, json};
@@ -153,7 +155,7 @@ impl Model {
             Step::SpeechStopped => {
                 let event = json!({"type": "input_audio_buffer.speech_stopped",
                     "event_id": "event_t", "audio_end_ms": now / 1_000, "item_id": "item_user"});
-                self.send(out, &event, Note::Other);
+                self.send(out, &event, Note::SpeechStopped);
                 let event = json!({"type": "input_audio_buffer.committed", "event_id": "event_c",
                     "previous_item_id": null, "item_id": "item_user"});
                 self.send(out, &event, Note::Other);
@@ -179,13 +181,13 @@ impl Model {
             }
             Step::Done { response, status } => {
                 if self.active.as_ref().is_some_and(|a| a.number == response) {
-                    self.done(status, out);
+                    self.done(status, judge, out);
                 }
             }
             Step::Tool { response } => {
                 let speaks = |a: &Active| a.number == response && a.late.is_none();
                 if self.active.as_ref().is_some_and(speaks) {
-                    self.call_tool(response, out);
+                    self.call_tools(response, judge, out);
                 }
             }
             Step::Ping => {
@@ -294,7 +296,16 @@ impl Model {
                 items.push(judge.new_item(&id, self.connection));
             }
         }
-        self.send(out, &event, Note::ResponseCreated(id.clone()));
+        let tag = event["response"]["metadata"]["voxrelay"].as_str();
+        let tag = tag.map(str::to_owned);
+        self.send(
+            out,
+            &event,
+            Note::ResponseCreated {
+                id: id.clone(),
+                tag,
+            },
+        );
         for &item in &items {
             let event = json!({"type": "response.output_item.added", "event_id": "event_i",
                 "response_id": id, "output_index": 0, "item": {"id": judge.items[item].id,
@@ -332,7 +343,7 @@ impl Model {
                 },
             );
         }
-        if self.dice.percent(12) {
+        if self.dice.percent(self.script.tools) {
             let at = self.dice.between(now, at);
             self.plan(at, Step::Tool { response: number });
         }
@@ -421,11 +432,14 @@ impl Model {
         }
     }
 
-    fn done(&mut self, status: &str, out: &mut Vec<Outgoing>) {
+    fn done(&mut self, status: &str, judge: &mut Judge, out: &mut Vec<Outgoing>) {
         let Some(active) = self.active.take() else {
             return;
         };
         let id = self.response_id(active.number);
+        if status == "cancelled" && self.dice.percent(15) {
+            self.call_tool(&id, Kind::Cut, judge, out);
+        }
         let details = match (status, active.late) {
             ("cancelled", _) => json!({"type": "cancelled", "reason": "turn_detected"}),
             ("failed", _) => json!({"type": "failed", "error": {"type": "server_error",
@@ -436,20 +450,70 @@ impl Model {
         let event = json!({"type": "response.done", "event_id": "event_g", "response": {
             "id": id, "object": "realtime.response", "status": status,
             "status_details": details, "output": [], "usage": null, "metadata": null}});
-        self.send(out, &event, Note::ResponseDone(id));
+        let cancelled = status == "cancelled";
+        self.send(out, &event, Note::ResponseDone { id, cancelled });
         if self.dice.percent(self.script.odd / 4) {
             self.send(out, &event, Note::Other); // twice
         }
     }
 
-    /// A tool that nobody defined, in the middle of an answer.
-    fn call_tool(&self, response: u64, out: &mut Vec<Outgoing>) {
+    /// Calls of tools in the middle of an answer, several at once perhaps.
+    fn call_tools(&mut self, response: u64, judge: &mut Judge, out: &mut Vec<Outgoing>) {
         let id = self.response_id(response);
+        for _ in 0..self.dice.pick(&[1, 1, 1, 2, 3]) {
+            let kind = self.dice.pick(&[
+                Kind::Http,
+                Kind::Http,
+                Kind::Http,
+                Kind::Http,
+                Kind::Keys,
+                Kind::Keys,
+                Kind::EndCall,
+                Kind::Note,
+                Kind::Transfer,
+                Kind::BadKeys,
+                Kind::Unknown,
+                Kind::NoObject,
+            ]);
+            self.call_tool(&id, kind, judge, out);
+        }
+    }
+
+    fn call_tool(&mut self, id: &str, kind: Kind, judge: &mut Judge, out: &mut Vec<Outgoing>) {
+        let (name, arguments) = match kind {
+            Kind::Http => (
+                HTTP_TOOL,
+                format!("{{\"of\":{}}}", self.dice.between(0, 99)),
+            ),
+            Kind::EndCall => ("end_call", "{\"reason\":\"done\"}".to_owned()),
+            Kind::Keys => {
+                let digits = self.dice.pick(&["1", "42#", "5w9", "A0", "*8D"]);
+                ("send_dtmf", json!({"digits": digits}).to_string())
+            }
+            Kind::BadKeys => ("send_dtmf", "{\"digits\":\"E\"}".to_owned()),
+            Kind::Note => ("take_note", "{\"text\":\"Blue.\"}".to_owned()),
+            Kind::Transfer => ("transfer_to_human", "{}".to_owned()),
+            Kind::Unknown => ("unheard_of", "{\"a\":1}".to_owned()),
+            Kind::NoObject => (
+                HTTP_TOOL,
+                self.dice.pick(&["{\"a\":", "[1]", "?"]).to_owned(),
+            ),
+            Kind::Cut => (HTTP_TOOL, "{\"of".to_owned()),
+        };
+        let n = judge.new_call(id, self.connection, kind, name, arguments.clone());
+        let status = if kind == Kind::Cut {
+            "incomplete"
+        } else {
+            "completed"
+        };
         let event = json!({"type": "response.output_item.done", "event_id": "event_f",
-                "response_id": id, "output_index": 1, "item": {"id": format!("item_f{id}"),
-                "type": "function_call", "object": "realtime.item", "status": "completed",
-                "name": "unheard_of", "call_id": format!("call_{id}"), "arguments": "{\"a\":1}"}});
-        self.send(out, &event, Note::Other);
+                "response_id": id, "output_index": 1, "item": {"id": format!("item_f{n}"),
+                "type": "function_call", "object": "realtime.item", "status": status,
+                "name": name, "call_id": format!("call_{n}"), "arguments": arguments}});
+        self.send(out, &event, Note::Call(n));
+        if self.dice.percent(5) {
+            self.send(out, &event, Note::Other); // twice: acted on once
+        }
     }
 
     fn stray_delta(&self, judge: &mut Judge, out: &mut Vec<Outgoing>) {
@@ -497,7 +561,8 @@ impl Model {
             _ => {
                 let event = json!({"type": "response.done", "event_id": "event_g",
                     "response": {"id": "resp_unheard", "status": "cancelled", "output": []}});
-                self.send(out, &event, Note::ResponseDone("resp_unheard".to_owned()));
+                let (id, cancelled) = ("resp_unheard".to_owned(), true);
+                self.send(out, &event, Note::ResponseDone { id, cancelled });
             }
         }
     }
@@ -557,12 +622,15 @@ impl Model {
             "response.create" => {
                 if let Some(active) = &self.active {
                     let id = self.response_id(active.number);
-                    let event = json!({"type": "error", "event_id": "event_e", "error": {
+                    let tag = event["response"]["metadata"]["voxrelay"].as_str();
+                    let tag = tag.unwrap_or_default().to_owned();
+                    let create = event["event_id"].as_str().unwrap_or_default().to_owned();
+                    let refusal = json!({"type": "error", "event_id": "event_e", "error": {
                         "type": "invalid_request_error",
                         "code": "conversation_already_has_active_response",
                         "message": format!("Conversation already has an active response in progress: {id}. Wait until the response is finished before creating a new one."),
                         "param": null, "event_id": null}});
-                    self.send(out, &event, Note::CreateRefused);
+                    self.send(out, &refusal, Note::CreateRefused { tag, create });
                 } else {
                     let metadata = event.get("response").and_then(|r| r.get("metadata"));
                     self.begin(metadata.cloned(), now, judge, out);

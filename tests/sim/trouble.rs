@@ -22,6 +22,8 @@ pub struct Script {
     pub refuses_truncation: bool,
     pub speed: u64,
     pub turns_up_to_ms: u64,
+    /// Responses with calls of tools, of a hundred.
+    pub tools: u64,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -84,7 +86,8 @@ impl Script {
             odd: dice.pick(&[0, 10, 60]),
             refuses_truncation: dice.percent(10),
             speed: dice.between(1, 12),
-            turns_up_to_ms: dice.pick(&[800, 3_000, 6_000]),
+            turns_up_to_ms: dice.pick(&[800, 3_000, 6_000, 20_000]),
+            tools: dice.pick(&[0, 10, 30, 60]),
         }
     }
 }

@@ -7,15 +7,15 @@ use crate::dice::Dice;
 use crate::link::{Link, give};
 use crate::model::Model;
 use crate::net::{Arrival, Weather};
+use crate::terms::Terms;
+use crate::tools::Runner;
 use crate::trouble::Script;
 use std::sync::Arc;
 use std::time::Duration;
 use voxrelay::base::id::CallId;
 use voxrelay::base::time::{Mono, Now};
-use voxrelay::call::policy::{BargeIn, OnModelUnavailable, Policy, Reconnect};
 use voxrelay::call::session::{Closed, Command, Intent, Session, Setup};
 use voxrelay::call::{DialFailure, EndReason, Fact, Leg};
-use voxrelay::proto::realtime::settings::{Settings, TurnDetection};
 
 /// Once the relay was told that the carrier is gone: three closing deadlines of two seconds, and a little.
 const FINISH_AFTER_TOLD: u64 = 7_000_000;
@@ -50,6 +50,8 @@ pub struct World {
     dice: Dice,
     session: Session,
     judge: Judge,
+    tools: Runner,
+    tool_allowed: u64,
     carrier: Carrier,
     carrier_link: Link,
     /// By place: `Leg::Realtime`, and where a second connection goes.
@@ -88,54 +90,22 @@ impl World {
             true => [Weather::calm(&mut dice), Weather::calm(&mut dice)],
             false => [Weather::any(&mut dice), Weather::any(&mut dice)],
         };
-        let barge_in = dice.percent(85);
-        let interrupts = dice.percent(75);
-        let confirm_ms = if dice.percent(12) { 400 } else { 0 };
-        let guard_ms = if dice.percent(10) { 1_500 } else { 0 };
-        let settings = Settings {
-            instructions: "Be brief.".to_owned(),
-            turn_detection: TurnDetection {
-                create_response: dice.percent(85),
-                interrupt_response: interrupts,
-                ..TurnDetection::default()
-            },
-            ..Settings::default()
-        };
-        let policy = Policy {
-            barge_in: BargeIn {
-                enabled: barge_in,
-                guard_ms,
-                confirm_ms,
-            },
-            on_model_unavailable: OnModelUnavailable::HangUp,
-            // Outages have tests of their own.
-            reconnect: Reconnect {
-                tries: 0,
-                ..Reconnect::default()
-            },
-            ..Policy::default()
-        };
+        let terms = Terms::draw(&mut dice);
         let mut key = [0; 32];
         for part in key.chunks_mut(8) {
             part.copy_from_slice(&dice.next().to_ne_bytes());
         }
         let setup = Setup {
             call_id: CallId::new("call-1").expect("short"),
-            settings: Arc::new(settings),
-            policy: Arc::new(policy),
+            settings: Arc::new(terms.settings()),
+            policy: Arc::new(terms.policy()),
             expected_call_sid: None,
             mode: voxrelay::base::route::StreamMode::Full,
             seed: key,
         };
-        let mut judge = Judge::new(
-            calm,
-            script.even_stamps,
-            barge_in && guard_ms == 0 && confirm_ms == 0,
-            interrupts,
-        );
-        judge.reversible = confirm_ms > 0;
+        let judge = Judge::new(calm, script.even_stamps, terms.clone());
         if log {
-            println!("calm {calm}, barge-in {barge_in}, {script:?}");
+            println!("calm {calm}, {terms:?}, {script:?}");
             println!("carrier link {weather:?}");
         }
         let command = dice.percent(4).then(|| dice.between(0, script.ends_at));
@@ -146,6 +116,8 @@ impl World {
             step: 0,
             session: Session::new(setup, at(0)),
             judge,
+            tools: Runner::new(Dice::new(dice.next())),
+            tool_allowed: terms.tool_allowed,
             carrier,
             carrier_link: Link::new(weather, false),
             models: [None, None],
@@ -177,6 +149,7 @@ impl World {
                 self.models().filter_map(|(model, _)| model.next()).min(),
                 self.dial.as_ref().map(|(at, ..)| *at),
                 self.command,
+                self.tools.next(),
             ]
             .into_iter()
             .flatten()
@@ -259,6 +232,14 @@ impl World {
                 world.session.handle_command(Command::HangUp(reason), now);
             });
         }
+        while let Some(result) = self.tools.pop(self.now) {
+            self.wake("a tool answers", |world| {
+                world
+                    .judge
+                    .on_tool_answered(result.tool_call_id.as_str(), &result.output);
+                world.session.handle_tool_result(result, at(world.now));
+            });
+        }
         if self.dial.as_ref().is_some_and(|(at, ..)| *at <= self.now) {
             self.dialled();
         }
@@ -284,7 +265,7 @@ impl World {
     fn wake(&mut self, what: &str, f: impl FnOnce(&mut Self)) {
         self.step += 1;
         STEP.set((self.step, self.now));
-        self.judge.begin_step(self.step);
+        self.judge.begin_step(self.step, self.now);
         log!(self, "{what}");
         self.carrier_link.late |= self.carrier_link.in_flight.is_some();
         for (_, link) in self.models.iter_mut().flatten() {
@@ -295,7 +276,11 @@ impl World {
         let blocked = self.carrier_link.in_flight.is_some()
             || !self.carrier_link.open
             || self.ended.is_some();
-        self.judge.end_step(blocked);
+        let model_blocked = [Leg::Realtime, Leg::Standby].map(|leg| {
+            let link = self.models[place(leg)].as_ref().map(|(_, link)| link);
+            link.is_none_or(|link| link.in_flight.is_some() || !link.open || link.close_sent)
+        });
+        self.judge.end_step(blocked, model_blocked);
         // C17: the model's connection costs money.
         if self.told.is_some() {
             for (_, link) in self.models() {
@@ -378,9 +363,8 @@ impl World {
             if matches!(note, Note::Gone) {
                 self.told.get_or_insert(now);
             }
-            if leg == Leg::Carrier || !link.close_sent {
-                self.judge.on_delivered(leg, &note, waits);
-            }
+            let left = leg != Leg::Carrier && link.close_sent;
+            self.judge.on_delivered(leg, &note, waits, left);
         }
         let used = self.session.handle_input(leg, &mut link.pending, at(now));
         assert!(used <= link.pending.len());
@@ -441,6 +425,11 @@ impl World {
                 did = true;
                 self.obey(intent);
             }
+            while let Some(call) = self.session.poll_tool() {
+                did = true;
+                let (allowed, now) = (self.tool_allowed, self.now);
+                self.tools.ask(&call, allowed, now, &mut self.judge);
+            }
             for leg in LEGS {
                 while self.transmit(leg) {
                     did = true;
@@ -450,10 +439,11 @@ impl World {
                 did = true;
                 assert!(self.ended.is_none(), "a fact behind the end: {fact:?}");
                 log!(self, "    {fact:?}");
+                self.judge.on_fact(&fact);
                 if let Fact::Ended { reason, stats } = fact {
                     assert_eq!(*stats, *self.session.stats(), "counts change after the end");
                     self.ended = Some(reason);
-                    self.judge.on_ended();
+                    self.judge.on_ended(reason);
                 }
             }
             if !did {
@@ -468,6 +458,8 @@ impl World {
         match intent {
             Intent::Dial => self.dial(Leg::Realtime),
             Intent::Redial(leg) => self.dial(leg),
+            Intent::CancelDial => self.dial = None,
+            Intent::Distrust => {}
             Intent::Finish(leg) => {
                 let link = self.link(leg).expect("a leg that exists is finished");
                 assert!(link.open && !link.finishing, "{leg:?} is finished twice");

@@ -214,7 +214,9 @@ const HOMES: &[(&str, &[&str])] = &[
     // Control renders the handle that telemetry made.
     ("metrics_exporter_prometheus", &["telemetry", "control"]),
     ("tokio_uring", &["relay::desk", "cli"]),
-    ("io_uring", &["relay::worker"]),
+    // The load tester drives a ring of its own, so that it shares none of the relay's faults.
+    ("io_uring", &["relay::worker", "simulate::load"]),
+    ("plotters", &["simulate::load"]),
     ("axum", &["control"]),
     ("tower_http", &["control"]),
     ("hdrhistogram", &["simulate"]),
@@ -286,6 +288,10 @@ const BUILD: &[&str] = &["COMMIT", "VERSION"];
 const UNSAFE_FILES: &[(&str, &str)] = &[
     ("src/relay/worker/ring.rs", "submissions and completions"),
     ("src/relay/worker/buffer.rs", "memory lent to the kernel"),
+    (
+        "src/simulate/load/ring.rs",
+        "the load tester's submissions, completions and lent memory",
+    ),
     ("src/proto/ws/mask.rs", "wide loads, where measured"),
     ("src/bus/command.rs", "eventfd, which nothing wraps"),
     (

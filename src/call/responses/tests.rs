@@ -52,7 +52,7 @@ fn a_wish_refused_because_the_server_was_faster_is_sent_again_when_that_is_done(
         if order == 0 {
             slot.on_created(id("r1"), None);
         }
-        assert_eq!(slot.on_error(code, None), None);
+        assert_eq!(slot.on_error(code, None, None), None);
         if order == 1 {
             slot.on_created(id("r1"), None);
         }
@@ -88,9 +88,39 @@ fn a_wish_refused_late_is_sent_again_also_where_our_word_does_not_come_back() {
         // Another of the server's own, and only that one was in our way.
         slot.on_created(id("r2"), None);
         let code = Some("conversation_already_has_active_response");
-        assert_eq!(slot.on_error(code, event_id), None);
+        assert_eq!(slot.on_error(code, event_id, None), None);
         assert!(slot.on_done(id("r2")).1.unwrap().contains("tools"));
     }
+}
+
+#[test]
+fn an_error_without_an_event_id_is_of_the_wish_that_the_named_response_was_in_the_way_of() {
+    let mut slot = Responses::default();
+    slot.want(want(Why::Text));
+    slot.on_created(id("r1"), None);
+    slot.want(want(Why::Tools));
+    assert!(slot.on_done(id("r1")).1.unwrap().contains("tools"));
+    // Both are out. The first was refused because of the server's own.
+    let code = Some("conversation_already_has_active_response");
+    let text = Some("Conversation already has an active response in progress: r1.");
+    assert_eq!(slot.on_error(code, None, text), None);
+    slot.on_created(id("r2"), Some("tools"));
+    assert!(slot.on_done(id("r2")).1.unwrap().contains("text"));
+    slot.on_created(id("r3"), Some("text"));
+    assert_eq!(slot.on_done(id("r3")), (true, None));
+}
+
+#[test]
+fn a_response_with_the_word_of_an_older_wish_leaves_the_newer_one_asked() {
+    let mut slot = Responses::default();
+    slot.want(want(Why::Tools));
+    slot.want(want(Why::Nudge));
+    // Of a response that nobody announced: perhaps the answer to the first.
+    assert!(slot.on_done(id("r1")).1.unwrap().contains("nudge"));
+    slot.on_created(id("r2"), Some("tools"));
+    let code = Some("conversation_already_has_active_response");
+    assert_eq!(slot.on_error(code, None, None), None);
+    assert!(slot.on_done(id("r2")).1.unwrap().contains("nudge"));
 }
 
 #[test]
@@ -137,7 +167,7 @@ fn a_cancel_goes_to_what_is_active_and_once() {
     assert!(event.contains(r#""response_id":"r1""#));
     assert_eq!(slot.cancel(), None);
     assert_eq!(
-        slot.on_error(Some("response_cancel_not_active"), None),
+        slot.on_error(Some("response_cancel_not_active"), None, None),
         None
     );
     slot.on_done(id("r1"));
@@ -151,9 +181,12 @@ fn a_wish_that_is_refused_for_itself_is_gone_and_the_next_follows() {
     let mut slot = Responses::default();
     slot.want(want(Why::Nudge));
     slot.want(want(Why::Tools));
-    let event = slot.on_error(Some("invalid_value"), Some("vr_create_1"));
+    let event = slot.on_error(Some("invalid_value"), Some("vr_create_1"), None);
     assert!(event.unwrap().contains("tools"));
-    assert_eq!(slot.on_error(Some("invalid_value"), Some("other")), None);
+    assert_eq!(
+        slot.on_error(Some("invalid_value"), Some("other"), None),
+        None
+    );
     assert!(slot.is_owed());
 }
 
@@ -168,11 +201,19 @@ fn an_answer_that_never_comes_is_not_waited_for() {
     assert!(!slot.is_owed() && !slot.is_busy());
     slot.on_created(id("r"), None);
     assert!(!slot.is_owed());
-    assert_eq!(slot.on_timeout(), None);
-    assert!(
-        slot.is_busy(),
-        "what is known to be active is minded by others"
-    );
+}
+
+#[test]
+fn a_response_that_fell_silent_frees_the_slot_and_its_late_end_ends_nothing_else() {
+    let mut slot = Responses::default();
+    slot.on_created(id("r1"), None);
+    slot.want(want(Why::Tools));
+    assert!(slot.is_of_active(id("r1").as_ref().map(ResponseId::as_str)));
+    assert!(slot.is_of_active(None) && !slot.is_of_active(Some("r2")));
+    assert!(slot.on_timeout().unwrap().contains("tools"));
+    assert_eq!(slot.on_done(id("r1")), (false, None));
+    assert!(slot.is_owed(), "the next one is still to begin");
+    assert!(!slot.is_of_active(None));
 }
 
 #[test]
@@ -253,7 +294,7 @@ proptest! {
                     None
                 }
                 "done" => slot.on_done(id).1,
-                _ => slot.on_error(Some("conversation_already_has_active_response"), None),
+                _ => slot.on_error(Some("conversation_already_has_active_response"), None, None),
             };
             server.creates.extend(event);
         };

@@ -163,6 +163,8 @@ impl Shell {
             match intent {
                 Intent::Dial => self.dialling = Some(Leg::Realtime),
                 Intent::Redial(leg) => self.dialling = Some(leg),
+                Intent::CancelDial => self.dialling = None,
+                Intent::Distrust => {}
                 // What is queued is still taken below.
                 Intent::Finish(_) => {}
                 Intent::Abort(leg) => self.open[leg as usize] = false,

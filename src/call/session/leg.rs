@@ -51,10 +51,11 @@ pub(super) struct Wire {
     in_flight_audio: u64,
     /// The peer's close code, once its close frame was read.
     peer_close: Option<u16>,
-    /// Bytes ever queued.
-    pub(super) queued: u64,
     /// Bytes ever given to sends.
     pub(super) given: u64,
+    /// As many as `given` will be when the newest frame of playing audio begins to go out, unless something is cut or
+    /// put before it.
+    pub(super) playing_at: u64,
 }
 
 impl Wire {
@@ -68,8 +69,8 @@ impl Wire {
             in_flight: false,
             in_flight_audio: 0,
             peer_close: None,
-            queued: 0,
             given: 0,
+            playing_at: 0,
         }
     }
 
@@ -94,13 +95,16 @@ impl Wire {
         }
         let masked = self.role == Role::Client;
         let payload: usize = parts.iter().map(|part| part.len()).sum();
+        let before = self.given + self.outbox.waiting() as u64;
         let len = frame_len(payload, masked);
         let queued = self.outbox.push(class, len, |buf| {
             // RFC 6455 section 5.3: a fresh key for each frame of a client.
             let mask = masked.then(|| rng.mask_key());
             write_frame(buf, kind, mask, parts);
         });
-        self.queued += if queued { len as u64 } else { 0 };
+        if queued && matches!(class, Class::Playing(_)) {
+            self.playing_at = before;
+        }
         queued
     }
 
@@ -394,8 +398,13 @@ impl Wires {
                 self.dialling = Some(place);
                 self.intents.push_back(Intent::Redial(place));
             }
-            Order::DropUpstream { reason } => {
-                let code = reason.close_code(Leg::Realtime);
+            Order::CancelDial => {
+                if self.dialling.take().is_some() {
+                    self.intents.push_back(Intent::CancelDial);
+                }
+            }
+            Order::Distrust => self.intents.push_back(Intent::Distrust),
+            Order::DropUpstream { reason, code } => {
                 let place = self.active.take();
                 self.close(place, code, reason.label(), now);
             }

@@ -2,6 +2,9 @@
 
 use super::*;
 use crate::base::id::CallId;
+use crate::base::time::Mono;
+use crate::bus::command::{CallTurns, ToWorker};
+use crate::call::fact::Turn;
 use crate::call::{EndReason, Fact, Report, Stats};
 
 #[test]
@@ -319,4 +322,99 @@ fn a_client_that_ends_its_side_is_still_answered() {
         .expect("half closed");
     assert_eq!(client.answer(true).status, 200);
     assert!(client.is_closed());
+}
+
+/// The next order to the worker; the request and the order go different ways.
+fn ordered(rig: &Rig) -> (CallId, tokio::sync::oneshot::Sender<Option<CallTurns>>) {
+    loop {
+        match rig.worker.next() {
+            Some(ToWorker::Turns { call_id, answer }) => return (call_id, answer),
+            Some(other) => panic!("{other:?}"),
+            None => std::thread::yield_now(),
+        }
+    }
+}
+
+const ASK_TURNS: &str = "GET /api/calls/c9/turns HTTP/1.1\r\nHost: localhost\r\n\r\n";
+
+#[test]
+fn a_live_calls_turns_are_what_its_worker_says() {
+    let rig = Rig::new(Config::default());
+    let mut client = rig.connect();
+    client.send(ASK_TURNS);
+    let (call_id, answer) = ordered(&rig);
+    assert_eq!(call_id.as_str(), "c9");
+    let turn = Turn {
+        stopped: Mono(2_000_000_000),
+        created: Some(Duration::from_millis(90)),
+        first_delta: Some(Duration::from_micros(500_900)),
+        ..Turn::default()
+    };
+    let at = Now {
+        mono: Mono(5_000_000_000),
+        unix_ms: 1_700_000_003_000,
+    };
+    let turns = vec![turn];
+    answer.send(Some(CallTurns { at, turns })).expect("asked");
+    let told = client.answer(true);
+    assert_eq!(told.status, 200);
+    assert_eq!(
+        told.json(),
+        serde_json::json!({"callId": "c9", "turns": [{
+            "stoppedUnixMs": 1_700_000_000_000_u64, "createdMs": 90, "firstDeltaMs": 500,
+            "firstByteMs": null, "firstMarkMs": null,
+        }]})
+    );
+}
+
+#[test]
+fn turns_of_an_unknown_call_are_a_404_and_of_a_silent_worker_a_503() {
+    let rig = Rig::new(Config::default());
+    let mut client = rig.connect();
+    client.send(ASK_TURNS);
+    ordered(&rig).1.send(None).expect("asked");
+    let unknown = client.answer(true);
+    assert_eq!(unknown.status, 404);
+    assert_eq!(unknown.json()["error"]["message"], "No such call lives.");
+    // The worker is gone, or holds the question past the deadline.
+    for holds in [false, true] {
+        client.send(ASK_TURNS);
+        let (_, answer) = ordered(&rig);
+        let held = holds.then_some(answer);
+        let silent = client.answer(true);
+        assert_eq!(
+            (silent.status, silent.code().as_str()),
+            (503, "unavailable")
+        );
+        drop(held);
+    }
+    // An id that no call can have asks nobody.
+    let long = format!("/api/calls/{}/turns", "x".repeat(200));
+    assert_eq!(client.get(&long).status, 404);
+    assert!(rig.worker.next().is_none());
+}
+
+#[test]
+fn turns_are_for_this_machine_on_the_main_port_and_for_all_on_the_admin_listener() {
+    let mut config = Config::default();
+    config.listen.admin = Some("127.0.0.1:0".parse().expect("an address"));
+    let rig = Rig::new(config);
+    let mut client = rig.connect();
+    for headers in [
+        [("Host", "voice.example.com"), ("Accept", "*/*")],
+        [("Host", "localhost"), ("X-Forwarded-For", "203.0.113.9")],
+    ] {
+        let answer = client.request("GET", "/api/calls/c9/turns", &headers, b"");
+        assert_eq!(answer.status, 404, "{headers:?}");
+    }
+    assert!(rig.worker.next().is_none(), "nobody was asked");
+    let control = rig.control.as_ref().expect("runs");
+    let address = control.admin.expect("bound");
+    let mut client = Client::new(TcpStream::connect(address).expect("connected"));
+    client.send(ASK_TURNS.replace("localhost", "voice.example.com"));
+    ordered(&rig).1.send(None).expect("asked");
+    assert_eq!(
+        client.answer(true).json()["error"]["message"],
+        "No such call lives."
+    );
 }

@@ -1,5 +1,6 @@
 //! The whole control plane over loopback sockets: the test is the client, the desk and the workers.
 
+mod after_stream;
 mod http;
 mod upgrade;
 mod webhook;

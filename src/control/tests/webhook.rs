@@ -56,6 +56,13 @@ fn stream(answer: &Answer) -> (String, Vec<(String, String)>) {
         "{}",
         answer.text()
     );
+    let action = attribute(&elements[1], "action");
+    let (scheme, rest) = action.split_once("://").expect("absolute");
+    let (stream_scheme, _) = attribute(&elements[2], "url")
+        .split_once("://")
+        .expect("absolute");
+    assert_eq!(scheme, stream_scheme.replace("ws", "http"));
+    assert!(rest.ends_with("/api/twilio/after-stream"), "{action}");
     let parameters = elements[3..].iter().map(|element| {
         assert_eq!(element.0, "Parameter");
         (
@@ -69,20 +76,25 @@ fn stream(answer: &Answer) -> (String, Vec<(String, String)>) {
     )
 }
 
-fn post(client: &mut Client, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
+pub(super) fn post(
+    client: &mut Client,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &str,
+) -> Answer {
     let mut all = vec![("Content-Type", FORM)];
     all.extend(headers);
     client.request("POST", path, &all, body.as_bytes())
 }
 
-fn signed_config() -> Config {
+pub(super) fn signed_config() -> Config {
     let mut config = Config::default();
     config.carrier.auth_tokens = vec![Secret::new("old"), Secret::new("token")];
     config.listen.public_url = Some("https://voice.example.com".into());
     config
 }
 
-fn signature(path: &str, form: &str) -> String {
+pub(super) fn signature(path: &str, form: &str) -> String {
     let url = format!("https://voice.example.com{path}");
     sign("token", &url, &parse_form(form.as_bytes()))
 }

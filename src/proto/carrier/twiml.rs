@@ -95,6 +95,38 @@ pub fn say(text: &str, language: &str) -> String {
     })
 }
 
+/// The same, and says so: for a document that stands for what follows a stream.
+pub fn say_and_hang_up(text: &str) -> String {
+    let text: String = clean(text).chars().take(SAY_CHARS_MAX).collect();
+    document(|response| {
+        response
+            .create_element("Say")
+            .write_text_content(BytesText::new(&text))?;
+        response.create_element("Hangup").write_empty()?;
+        Ok(())
+    })
+}
+
+/// Lets the call join the conference of this name, which is shared by the whole account.
+pub fn conference(name: &str) -> String {
+    let name = clean(name);
+    document(|response| {
+        response
+            .create_element("Dial")
+            .write_inner_content(|dial| {
+                dial.create_element("Conference")
+                    .write_text_content(BytesText::new(&name))?;
+                Ok(())
+            })?;
+        Ok(())
+    })
+}
+
+/// Nothing: the carrier goes on as if the document had come to its end.
+pub fn nothing() -> String {
+    document(|_| Ok(()))
+}
+
 /// Refuses the call before it is answered: it is not billed.
 pub fn reject(reason: RejectReason) -> String {
     let reason = match reason {
@@ -243,6 +275,34 @@ mod tests {
                 "/Response"
             ]
         );
+    }
+
+    #[test]
+    fn what_follows_a_stream_is_said_dialled_or_nothing() {
+        assert_eq!(
+            parse(&say_and_hang_up("a & b\u{8} </Say><Dial>")),
+            [
+                "Response",
+                "Say",
+                "\"a & b </Say><Dial>\"",
+                "/Say",
+                "Hangup",
+                "/Response"
+            ]
+        );
+        assert_eq!(
+            parse(&conference("A&B </Conference>\u{1f}")),
+            [
+                "Response",
+                "Dial",
+                "Conference",
+                "\"A&B </Conference>\"",
+                "/Conference",
+                "/Dial",
+                "/Response"
+            ]
+        );
+        assert_eq!(parse(&nothing()), ["Response", "/Response"]);
     }
 
     #[test]

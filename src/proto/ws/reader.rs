@@ -242,6 +242,11 @@ impl Reader {
         self.held.capacity()
     }
 
+    /// No message in fragments is begun: a reader that starts anew with the bytes not used up reads the same.
+    pub fn is_between_messages(&self) -> bool {
+        self.assembling.is_none()
+    }
+
     /// Bytes that the front frame still lacks, header excluded when it isn't whole; 0 when no frame is begun.
     /// For whoever has to choose a buffer's size.
     pub fn missing_bytes(&self) -> usize {

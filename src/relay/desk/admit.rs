@@ -109,6 +109,8 @@ pub(super) struct Grant {
 pub(super) struct Admission {
     /// Calls by worker.
     calls: Vec<usize>,
+    /// Announced calls whose connection to the model is made for a worker already.
+    reserved: HashMap<CallId, WorkerId>,
     /// Calls with a place whose id came with the stream: no second one may have it at the same time.
     ids: HashSet<CallId>,
     /// Spent tickets and when they expire.
@@ -122,6 +124,7 @@ impl Admission {
     pub(super) fn new(workers: usize) -> Self {
         Self {
             calls: vec![0; workers],
+            reserved: HashMap::new(),
             ids: HashSet::new(),
             spent: HashMap::new(),
             sweep_at: SPENT_SWEEP_MIN,
@@ -132,6 +135,23 @@ impl Admission {
     /// Refuses everything from now on.
     pub(super) fn drain(&mut self) {
         self.draining = true;
+    }
+
+    /// Whether everything is refused.
+    pub(super) fn is_draining(&self) -> bool {
+        self.draining
+    }
+
+    /// The worker where an announced call will be, as long as its reservation stands.
+    pub(super) fn reserve(&mut self, call_id: CallId) -> WorkerId {
+        let worker = self.least();
+        self.reserved.insert(call_id, worker);
+        worker
+    }
+
+    /// Its place is chosen, or it has none any more.
+    pub(super) fn unreserve(&mut self, call_id: CallId) {
+        self.reserved.remove(&call_id);
     }
 
     /// Calls that have a place.
@@ -245,7 +265,7 @@ impl Admission {
             is_unknown: !is_known,
             call_id,
             expected_call_sid,
-            worker: self.place(),
+            worker: self.place(call_id),
         })
     }
 
@@ -262,14 +282,23 @@ impl Admission {
         Ok(())
     }
 
-    /// The worker with the fewest calls; of equals the first.
-    fn place(&mut self) -> WorkerId {
-        let least = (0..self.calls.len())
-            .min_by_key(|&i| self.calls[i])
-            .unwrap_or(0);
-        if let Some(calls) = self.calls.get_mut(least) {
+    /// The worker that has the call's connection to the model, else the least loaded one.
+    fn place(&mut self, call_id: Option<CallId>) -> WorkerId {
+        let reserved = call_id.and_then(|call_id| self.reserved.remove(&call_id));
+        let worker = reserved.unwrap_or_else(|| self.least());
+        if let Some(calls) = self.calls.get_mut(usize::from(worker.0)) {
             *calls += 1;
         }
+        worker
+    }
+
+    /// The worker with the fewest calls, announced ones included; of equals the first.
+    fn least(&self) -> WorkerId {
+        let mut load = self.calls.clone();
+        for worker in self.reserved.values() {
+            load[usize::from(worker.0)] += 1;
+        }
+        let least = (0..load.len()).min_by_key(|&i| load[i]).unwrap_or(0);
         WorkerId(least as u16)
     }
 }

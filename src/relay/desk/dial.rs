@@ -1,16 +1,17 @@
 //! Dialling the model: resolve, connect, TLS, upgrade; which failures are tried again, and with which key.
 //!
-//! A call waits for this, so the whole has `UPSTREAM_DEADLINE` and at most three attempts. Which answers
+//! A call waits for this, so the whole has `UPSTREAM_DEADLINE`, and the same is tried three times at most. Which answers
 //! are worth another try: developers.openai.com, "Realtime API" and the vendor's own clients (408, 429 without an exhausted quota,
 //! 500, 502, 503, 504), besides anything that went wrong on the way.
 
 use super::Desk;
 use super::conn::{Conn, Plug, Sockets};
+use super::early::{self, Taken};
+use super::targets::Tried;
 use crate::base::id::{CallId, SlotKey, WorkerId};
 use crate::base::limit::{CONNECT_DEADLINE, HEAD_BYTES_MAX, UPSTREAM_DEADLINE};
 use crate::bus::command::ToWorker;
 use crate::call::{DialFailure, Leg};
-use crate::config::Secret;
 use crate::proto::http::head::{HeadError, Parsed, parse_response};
 use crate::proto::http::upgrade::{ResponseError, check_response, write_request};
 use crate::proto::realtime::endpoint::{self, Endpoint};
@@ -29,10 +30,13 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
-/// Waits before the first, second and third attempt; each is varied by a fifth.
-const ATTEMPT_DELAYS_MS: [u64; 3] = [0, 250, 750];
-/// A key that was refused or is over its rate stays unused for this long, as long as there is another.
-const KEY_PAUSE: Duration = Duration::from_secs(60);
+/// Waits before the same is tried a second and a third time; each is varied by a fifth.
+const RETRY_DELAYS_MS: [u64; 2] = [250, 750];
+/// Attempts of one dial, other keys and endpoints included, which are tried at once.
+const ATTEMPTS_MAX: usize = 16;
+/// How often a worker whose queue is full is given its answer again, and for how long: a call waits for it.
+const ANSWER_AGAIN: Duration = Duration::from_millis(20);
+const ANSWER_DEADLINE: Duration = UPSTREAM_DEADLINE;
 /// What is read of a refusal's body, to find the error's code.
 const BODY_BYTES_MAX: usize = 64 * 1024;
 /// How long a refusal's body is waited for: the next attempt waits behind it.
@@ -350,46 +354,6 @@ fn error_code(body: &[u8]) -> String {
         .collect()
 }
 
-/// The API keys in turn.
-#[derive(Debug)]
-pub(super) struct KeyRing {
-    keys: Vec<Secret>,
-    paused_until: Vec<Option<Instant>>,
-    next: usize,
-}
-
-impl KeyRing {
-    pub(super) fn new(keys: Vec<Secret>) -> Self {
-        Self {
-            paused_until: vec![None; keys.len()],
-            keys,
-            next: 0,
-        }
-    }
-
-    /// The next key that is not paused; when all are, the one whose pause ends first. `None` without keys.
-    fn pick(&mut self, now: Instant) -> Option<usize> {
-        let count = self.keys.len();
-        let turn = (0..count).map(|step| (self.next + step) % count);
-        let usable = turn.clone().find(|&i| !self.is_paused(i, now));
-        let index = usable.or_else(|| turn.min_by_key(|&i| self.paused_until[i]))?;
-        self.next = (index + 1) % count;
-        Some(index)
-    }
-
-    fn is_paused(&self, index: usize, now: Instant) -> bool {
-        self.paused_until[index].is_some_and(|until| until > now)
-    }
-
-    fn pause(&mut self, index: usize, now: Instant) {
-        self.paused_until[index] = Some(now + KEY_PAUSE);
-    }
-
-    fn has_usable(&self, now: Instant) -> bool {
-        (0..self.keys.len()).any(|i| !self.is_paused(i, now))
-    }
-}
-
 /// The order to give a dial up, and the socket that it stops.
 #[derive(Debug, Default)]
 pub(super) struct Cancel {
@@ -399,7 +363,7 @@ pub(super) struct Cancel {
 }
 
 impl Cancel {
-    fn give(&self) {
+    pub(super) fn give(&self) {
         self.given.set(true);
         self.told.notify_one();
         if let Some(plug) = self.socket.take() {
@@ -407,7 +371,7 @@ impl Cancel {
         }
     }
 
-    async fn ordered(&self) {
+    pub(super) async fn ordered(&self) {
         while !self.given.get() {
             self.told.notified().await;
         }
@@ -448,63 +412,6 @@ pub(super) async fn discard(desk: Rc<Desk>, upstream: Established) {
     conn.say_goodbye(&frame).await;
 }
 
-/// An endpoint that failed is used only when no other is left, for so long.
-const ENDPOINT_PAUSE: Duration = Duration::from_secs(30);
-
-/// One of the model's endpoints.
-#[derive(Debug)]
-pub(super) struct Target {
-    pub(super) endpoint: Rc<Endpoint>,
-    pub(super) keys: KeyRing,
-    /// Its share among the healthy ones; 0: only when no other is left.
-    pub(super) weight: u32,
-    failed_until: Option<Instant>,
-}
-
-impl Target {
-    pub(super) fn new(endpoint: Endpoint, keys: Vec<Secret>, weight: u32) -> Self {
-        Self {
-            endpoint: Rc::new(endpoint),
-            keys: KeyRing::new(keys),
-            weight,
-            failed_until: None,
-        }
-    }
-}
-
-/// The model's endpoints, with their health.
-#[derive(Debug)]
-pub(super) struct Targets(pub(super) Vec<Target>);
-
-impl Targets {
-    /// The next to try: by weight among those that are healthy and were not tried in this dial, then those that
-    /// were not tried, then any. `dice`: any number.
-    fn pick(&self, tried: &[usize], dice: u32, now: Instant) -> Option<usize> {
-        let fresh = |i: &usize| !tried.contains(i);
-        let healthy = |i: &usize| self.0[*i].failed_until.is_none_or(|until| until <= now);
-        let all = 0..self.0.len();
-        let mut left: u64 = all
-            .clone()
-            .filter(|i| fresh(i) && healthy(i))
-            .map(|i| u64::from(self.0[i].weight))
-            .sum();
-        if left > 0 {
-            left = u64::from(dice) % left;
-            for i in all.clone().filter(|i| fresh(i) && healthy(i)) {
-                match left.checked_sub(u64::from(self.0[i].weight)) {
-                    Some(rest) => left = rest,
-                    None => return Some(i),
-                }
-            }
-        }
-        let soonest = |i: &usize| (self.0[*i].failed_until, *i);
-        all.clone()
-            .filter(fresh)
-            .min_by_key(soonest)
-            .or_else(|| all.min_by_key(soonest))
-    }
-}
-
 /// What a dial is for; see `ToDesk::Dial`.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Asked {
@@ -530,18 +437,17 @@ pub(super) async fn run(desk: Rc<Desk>, asked: Asked) {
         .borrow_mut()
         .insert((worker, slot), cancel.clone());
     let early = match once {
-        true => None,
-        false => {
-            let deadline = Instant::now() + CONNECT_DEADLINE;
-            tokio::select! {
-                early = desk.early.take(call_id, deadline) => early,
-                () = cancel.ordered() => None,
-            }
-        }
+        true => Taken::Nothing,
+        false => early::take(&desk, call_id, &cancel).await,
     };
     let outcome = match early {
-        Some(upstream) => Ok(upstream),
-        None => attempts(&desk, call_id, once, &cancel).await,
+        Taken::Here(upstream) => Ok(upstream),
+        Taken::Nothing if cancel.given.get() => Err(DialError::Cancelled),
+        Taken::Nothing => attempts(&desk, call_id, once, &cancel).await,
+        Taken::OnItsWay => {
+            desk.dials.0.borrow_mut().remove(&(worker, slot));
+            return;
+        }
     };
     if cancel.given.get() {
         desk.meter.dial_error(DialError::Cancelled.label());
@@ -551,7 +457,6 @@ pub(super) async fn run(desk: Rc<Desk>, asked: Asked) {
         }
         return;
     }
-    desk.dials.0.borrow_mut().remove(&(worker, slot));
     let order = ToWorker::Upstream {
         slot,
         leg,
@@ -560,15 +465,41 @@ pub(super) async fn run(desk: Rc<Desk>, asked: Asked) {
             retry: error.may_retry(),
         }),
     };
-    let sent = match desk.workers.get(usize::from(worker.0)) {
-        Some(sender) => sender.send(order),
-        None => Err(order),
-    };
-    if sent.is_err() {
-        // The session's own deadline ends its wait; the connection closes here.
-        desk.meter.queue_full("worker");
-        tracing::error!(call_id = %call_id, worker = worker.0, "the worker takes no orders: upstream dropped");
+    let unsent = answer(&desk, worker, order, &cancel).await;
+    if !cancel.given.get() {
+        desk.dials.0.borrow_mut().remove(&(worker, slot));
     }
+    // The session's own deadline ends its wait.
+    if let Some(ToWorker::Upstream { outcome, .. }) = unsent {
+        tracing::error!(call_id = %call_id, worker = worker.0, "the worker takes no orders: upstream dropped");
+        if let Ok(upstream) = outcome {
+            discard(desk, *upstream).await;
+        }
+    }
+}
+
+/// Gives a worker its answer, again and again while its queue is full: without it a call would wait in silence. The answer,
+/// where nobody took it.
+async fn answer(
+    desk: &Desk,
+    worker: WorkerId,
+    order: ToWorker,
+    cancel: &Cancel,
+) -> Option<ToWorker> {
+    let Some(sender) = desk.workers.get(usize::from(worker.0)) else {
+        return Some(order);
+    };
+    let mut order = sender.send(order).err()?;
+    desk.meter.queue_full("worker");
+    let deadline = Instant::now() + ANSWER_DEADLINE;
+    while Instant::now() < deadline && !desk.stopping.get() {
+        tokio::select! {
+            () = tokio::time::sleep(ANSWER_AGAIN) => {}
+            () = cancel.ordered() => break,
+        }
+        order = sender.send(order).err()?;
+    }
+    Some(order)
 }
 
 pub(super) async fn attempts(
@@ -578,33 +509,27 @@ pub(super) async fn attempts(
     cancel: &Cancel,
 ) -> Result<Established, DialError> {
     let started = Instant::now();
-    // One that is part of an outage's schedule must leave time for the others.
-    let (deadline, attempts) = match once {
-        true => {
-            let endpoints = desk.targets.borrow().0.len();
-            (
-                started + CONNECT_DEADLINE,
-                endpoints.min(ATTEMPT_DELAYS_MS.len()),
-            )
-        }
-        false => (started + UPSTREAM_DEADLINE, ATTEMPT_DELAYS_MS.len()),
+    // One that is part of an outage's schedule must leave time for the others, and has its own waits.
+    let (deadline, mut delays) = match once {
+        true => (started + CONNECT_DEADLINE, [].iter()),
+        false => (started + UPSTREAM_DEADLINE, RETRY_DELAYS_MS.iter()),
     };
-    let mut tried = Vec::new();
+    let mut tried = Tried::default();
     let mut wait = Duration::ZERO;
-    for attempt in 1..=attempts {
+    // What may go better a moment later, if everything else is refused for good.
+    let mut passing = None;
+    for attempt in 1.. {
         tokio::select! {
             () = tokio::time::sleep(wait) => {}
             () = cancel.ordered() => return Err(DialError::Cancelled),
         }
         let now = Instant::now();
-        let Some(at) = desk.targets.borrow().pick(&tried, dice(), now) else {
-            return Err(DialError::Resolve(io::ErrorKind::NotFound.into()));
-        };
-        let (endpoint, key, headers) = {
-            let target = &mut desk.targets.borrow_mut().0[at];
-            let key = target.keys.pick(now);
+        let next = desk.targets.borrow_mut().next(&tried, dice(), now);
+        let Some((at, key)) = next else { break };
+        let (endpoint, headers) = {
+            let target = &desk.targets.borrow().all[at];
             let headers = key.and_then(|i| endpoint::headers(target.keys.keys[i].expose()));
-            (target.endpoint.clone(), key, headers)
+            (target.endpoint.clone(), headers)
         };
         let headers: Vec<(&str, &str)> = headers
             .iter()
@@ -617,7 +542,7 @@ pub(super) async fn attempts(
         let error = match dialled.await {
             Ok(established) => {
                 let ms = started.elapsed().as_millis() as u64;
-                desk.targets.borrow_mut().0[at].failed_until = None;
+                desk.targets.borrow_mut().gave(at, call_id);
                 tracing::info!(call_id = %call_id, attempt, ms, host = endpoint.host, "upstream connected");
                 return Ok(established);
             }
@@ -626,33 +551,20 @@ pub(super) async fn attempts(
             Err(error) => error,
         };
         desk.meter.dial_error(error.label());
-        let mut other_key = false;
-        if let (DialError::Status(refused), Some(index)) = (&error, key)
-            && refused.is_about_the_key()
-        {
-            let now = Instant::now();
-            let keys = &mut desk.targets.borrow_mut().0[at].keys;
-            keys.pause(index, now);
-            other_key = keys.has_usable(now);
-        }
-        let mut other_endpoint = false;
-        if !other_key {
-            let targets = &mut desk.targets.borrow_mut().0;
-            targets[at].failed_until = Some(Instant::now() + ENDPOINT_PAUSE);
-            tried.push(at);
-            // What one endpoint refuses for good another may take, and at once.
-            other_endpoint = (0..targets.len()).any(|i| !tried.contains(&i));
-        }
-        let delay = ATTEMPT_DELAYS_MS
-            .get(attempt)
-            .filter(|_| attempt < attempts)
-            .map(|ms| match other_endpoint {
-                true => Duration::ZERO,
-                false => next_delay(*ms, &error, other_key),
-            });
-        let left = deadline.saturating_duration_since(Instant::now());
-        let retry = delay
-            .filter(|delay| (other_key || other_endpoint || error.may_retry()) && *delay < left);
+        let refused = matches!(&error, DialError::Status(refused) if refused.is_about_the_key());
+        let now = Instant::now();
+        // What one key or endpoint is refused for good another may get, and at once.
+        let other = desk
+            .targets
+            .borrow_mut()
+            .failed((at, key), refused, &mut tried, now);
+        let delay = match other {
+            true => Some(Duration::ZERO),
+            false if error.may_retry() => delays.next().map(|ms| next_delay(*ms, &error)),
+            false => None,
+        };
+        let left = deadline.saturating_duration_since(now);
+        let retry = delay.filter(|delay| *delay < left && attempt < ATTEMPTS_MAX);
         // The endpoint has a say in what is wrong with it: its certificate, its code.
         let sentence = error.to_string();
         tracing::warn!(
@@ -662,18 +574,22 @@ pub(super) async fn attempts(
         );
         match retry {
             Some(delay) => wait = delay,
-            None => return Err(error),
+            None if error.may_retry() => return Err(error),
+            None => return Err(passing.unwrap_or(error)),
+        }
+        if error.may_retry() {
+            passing = Some(error);
         }
     }
-    // The last attempt has no delay after it, so it returned above.
-    Err(DialError::Deadline("trying again"))
+    // Only without an endpoint.
+    Err(DialError::Resolve(io::ErrorKind::NotFound.into()))
 }
 
-/// `Retry-After` counts when the same key would be used again. It is the peer's number, so it is bounded before
-/// anything is added to it; past the deadline there is no other attempt anyway.
-fn next_delay(ms: u64, error: &DialError, other_key: bool) -> Duration {
+/// `Retry-After` is the peer's number, so it is bounded before anything is added to it; past the deadline there is no other
+/// attempt anyway.
+fn next_delay(ms: u64, error: &DialError) -> Duration {
     let asked = match error {
-        DialError::Status(refused) if !other_key => refused.retry_after_secs.unwrap_or(0),
+        DialError::Status(refused) => refused.retry_after_secs.unwrap_or(0),
         _ => 0,
     };
     jitter(ms).max(Duration::from_secs(asked).min(UPSTREAM_DEADLINE))

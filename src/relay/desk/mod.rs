@@ -11,7 +11,9 @@ mod conn;
 pub mod dial;
 mod early;
 mod listener;
+mod targets;
 mod upgrade;
+mod warm;
 
 use crate::base::id::{CallId, WorkerId};
 use crate::base::limit::{HEAD_DEADLINE, TLS_ACCEPT_DEADLINE};
@@ -26,7 +28,7 @@ use crate::transport::clock::SystemClock;
 use crate::transport::{ClientConfig, ServerConfig, roots};
 use admit::Admission;
 use conn::Sockets;
-use dial::{Dials, Target, Targets};
+use dial::Dials;
 use listener::{Admitted, Strangers};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -36,6 +38,7 @@ use std::net::{Shutdown, SocketAddr, TcpListener};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use targets::{Target, Targets};
 use tokio::task::JoinHandle;
 
 /// Submission queue: one entry per operation between two parks of the runtime.
@@ -91,6 +94,7 @@ struct Desk {
     next_ticket: Cell<u64>,
     dials: Dials,
     early: early::Early,
+    warm: warm::Warm,
     sockets: Rc<Sockets>,
     stopping: Cell<bool>,
     /// Both make the ids of refused requests.
@@ -193,9 +197,10 @@ fn start_with(
         addresses.push(bound);
         listeners.push(listener);
     }
+    let (warm_pool, worker_count) = (config.realtime.warm_pool, workers.len());
     let (ready, started) = std::sync::mpsc::channel();
     let build = move || Desk {
-        targets: RefCell::new(Targets(
+        targets: RefCell::new(Targets::new(
             endpoints
                 .into_iter()
                 .map(|(endpoint, keys, weight)| Target::new(endpoint, keys, weight))
@@ -217,6 +222,7 @@ fn start_with(
         next_ticket: Cell::new(1),
         dials: Dials::default(),
         early: early::Early::default(),
+        warm: warm::Warm::new(warm_pool, worker_count),
         sockets: Rc::default(),
         stopping: Cell::new(false),
         clock: SystemClock::new(),
@@ -286,6 +292,9 @@ async fn run(desk: Rc<Desk>, mut inbox: DeskInbox, listeners: Vec<TcpListener>) 
             }
         }
     }
+    if desk.config.realtime.warm_pool > 0 {
+        spawn(warm::keep(desk.clone()));
+    }
     while let Some(order) = inbox.recv().await {
         match order {
             ToDesk::Dial {
@@ -305,6 +314,12 @@ async fn run(desk: Rc<Desk>, mut inbox: DeskInbox, listeners: Vec<TcpListener>) 
                 spawn(dial::run(desk.clone(), asked));
             }
             ToDesk::CancelDial { worker, slot } => desk.dials.cancel(worker, slot),
+            ToDesk::Distrust { call_id } => {
+                let now = tokio::time::Instant::now();
+                if let Some(endpoint) = desk.targets.borrow_mut().distrust(call_id, now) {
+                    tracing::warn!(%call_id, host = endpoint.host, "a connection was of no use: the endpoint is left alone a while");
+                }
+            }
             ToDesk::Discard { upstream } => {
                 spawn(dial::discard(desk.clone(), *upstream));
             }
@@ -313,7 +328,18 @@ async fn run(desk: Rc<Desk>, mut inbox: DeskInbox, listeners: Vec<TcpListener>) 
                     spawn(early::predial(desk.clone(), call_id));
                 }
             }
+            ToDesk::Forget { call_id } => early::forget(&desk, call_id),
+            ToDesk::IdleOver {
+                worker,
+                call_id,
+                how,
+                age,
+            } => match call_id {
+                Some(call_id) => early::on_over(&desk, call_id),
+                None => desk.warm.on_over(worker, how, age),
+            },
             ToDesk::Ended { worker, call_id } => {
+                early::forget(&desk, call_id);
                 desk.admission.borrow_mut().release(worker, Some(call_id));
             }
             ToDesk::Admit {
@@ -329,8 +355,15 @@ async fn run(desk: Rc<Desk>, mut inbox: DeskInbox, listeners: Vec<TcpListener>) 
             ToDesk::Admitted { ticket, connection } => {
                 listener::admitted_from_control(&desk, ticket, *connection);
             }
-            ToDesk::ReloadTls => reload(&desk),
-            ToDesk::Drain => desk.admission.borrow_mut().drain(),
+            ToDesk::ReloadTls => {
+                reload(&desk);
+                desk.warm.reload();
+            }
+            ToDesk::Drain => {
+                desk.admission.borrow_mut().drain();
+                desk.warm.drain();
+                early::drain(&desk);
+            }
             ToDesk::Stop => break,
         }
     }
@@ -354,6 +387,7 @@ fn reload(desk: &Desk) {
 /// Ends every ring operation, since the runtime's end waits for them.
 async fn stop(desk: &Desk, doors: Vec<(TcpListener, JoinHandle<()>)>) {
     desk.stopping.set(true);
+    desk.warm.drain();
     for (listener, accepting) in doors {
         // Its pending accept ends with an error, and so does every later one.
         let _ = socket2::SockRef::from(&listener).shutdown(Shutdown::Both);

@@ -2,6 +2,7 @@
 
 mod dial;
 mod door;
+mod early;
 mod leak;
 
 use super::*;
@@ -48,6 +49,8 @@ fn loopback_config() -> Config {
             api_keys: Vec::new(),
             endpoints: Vec::new(),
             predial: true,
+            warm_pool: 0,
+            warm_max_age: Duration::from_secs(300),
             ca_file: None,
             simulated: false,
         },
@@ -119,6 +122,8 @@ struct House {
     running: Option<Running>,
     orders: DeskSender,
     workers: Vec<Worker>,
+    /// The desk's ends of the workers' queues.
+    senders: Vec<WorkerSender>,
     http: HttpInbox,
     directory: SharedDirectory,
 }
@@ -146,7 +151,7 @@ impl House {
             Arc::new(config),
             directory.clone(),
             inbox,
-            senders,
+            senders.clone(),
             http_sender,
             deadlines,
         )
@@ -155,6 +160,7 @@ impl House {
             running: Some(running),
             orders,
             workers,
+            senders,
             http,
             directory,
         }

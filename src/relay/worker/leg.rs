@@ -234,6 +234,12 @@ impl LegState {
         }
     }
 
+    /// Puts plaintext in front of what is carried: `replay` gives it first.
+    pub(super) fn put_first(&mut self, bytes: Vec<u8>) {
+        let behind = std::mem::replace(&mut self.plain, bytes);
+        self.plain.extend_from_slice(&behind);
+    }
+
     /// Gives carried plaintext to `consume` once more: what came along with the connection itself.
     pub(super) fn replay(
         &mut self,

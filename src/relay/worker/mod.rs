@@ -17,21 +17,23 @@
 mod buffer;
 mod deadline;
 mod echo;
+mod idle;
 mod leg;
 pub mod ring;
 mod shared;
 mod table;
 #[cfg(test)]
 mod tests;
+mod upstream;
 
 use crate::base::id::{CallId, SlotKey, WorkerId};
 use crate::base::limit;
 use crate::base::time::Clock;
-use crate::bus::command::{DeskSender, ToDesk, ToWorker, WorkerInbox};
+use crate::bus::command::{CallTurns, DeskSender, ToDesk, ToWorker, WorkerInbox};
 use crate::bus::report::ReportSender;
 use crate::bus::tool::ToolSender;
-use crate::call::session::{Closed, Session};
-use crate::call::{DialFailure, Fact, Leg, Stats};
+use crate::call::session::{Closed, Command, Session};
+use crate::call::{DialFailure, EndReason, Fact, Leg, Stats};
 use crate::telemetry::meter::{WorkerMeter, WorkerStats};
 use crate::transport::clock::SystemClock;
 use deadline::Deadlines;
@@ -66,6 +68,8 @@ const CARRIER_BYTES_PER_TICK: usize = 1024 * 1024;
 const LINGER: Duration = Duration::from_secs(1);
 /// How long a leg may take to send what was queued when it was told to finish.
 const FINISH: Duration = limit::WRITE_STALL_DEADLINE;
+/// What a worker that stops tells the calls that were not told before.
+const STOPPED: Command = Command::HangUp(EndReason::Drained);
 
 /// What a worker is given.
 #[derive(Debug)]
@@ -157,6 +161,7 @@ impl Worker {
                 now: parts.clock.now(),
                 starved: Vec::new(),
                 grown_bytes: 0,
+                idles: idle::Idles::default(),
                 grown_bytes_max: parts.grown_bytes_max,
             },
             table: Table::default(),
@@ -207,8 +212,10 @@ impl Worker {
                 self.serve(self.touched[at])?;
             }
             self.touched.clear();
+            self.settle_idle()?;
             self.rearm_starved()?;
-            self.inbox.set_live(self.table.len());
+            self.inbox
+                .set_live(self.table.len() - self.shared.idles.lives);
             self.shared.flush_desk();
             if self.shared.now.mono >= next_tick {
                 next_tick = self.shared.now.mono + TICK;
@@ -385,6 +392,10 @@ impl Worker {
                 let reported_end = &mut life.reported_end;
                 self.shared.send_report(call_id, admitted, reported_end);
                 self.shared.install(life, Leg::Carrier, *carrier);
+                if self.stopping {
+                    // It was admitted at the last moment: nobody else would end it.
+                    life.driver.handle_command(STOPPED, now);
+                }
                 Self::touch(&mut self.touched, life);
             }
             ToWorker::Echo { leg, role, done } => {
@@ -397,14 +408,17 @@ impl Worker {
                 Self::touch(&mut self.touched, life);
             }
             ToWorker::Upstream { slot, leg, outcome } => {
-                // The call may have ended while the desk dialled: then the desk closes the leg, in order.
-                let Some(life) = self.table.find(slot).filter(|life| !life.reported_end) else {
+                // The call may have ended while the desk dialled, or given the dial up: then the desk closes the leg, in
+                // order.
+                let wanted = |life: &&mut Life| !life.reported_end && life.dialling;
+                let Some(life) = self.table.find(slot).filter(wanted) else {
                     if let Ok(upstream) = outcome {
                         self.shared.tell_desk(ToDesk::Discard { upstream });
                     }
                     return;
                 };
                 life.dialling = false;
+                self.shared.idles.answered(life.call_id);
                 let index = index_of(leg);
                 let (mut answer, mut connection) = match outcome {
                     Ok(connection) => (Ok(()), Some(connection)),
@@ -430,6 +444,12 @@ impl Worker {
                 }
                 Self::touch(&mut self.touched, life);
             }
+            ToWorker::Idle {
+                upstream,
+                call_id,
+                life,
+            } => self.on_idle(*upstream, call_id, life),
+            ToWorker::DropIdle { call_id } => self.drop_idle(call_id),
             ToWorker::ToolResult { slot, result } => {
                 // The call may have ended meanwhile.
                 let Some(life) = self.table.find(slot) else {
@@ -454,7 +474,22 @@ impl Worker {
                     Self::touch(&mut self.touched, life);
                 }
             }
-            ToWorker::Stop => self.stopping = true,
+            ToWorker::Turns { call_id, answer } => {
+                let turns = self
+                    .table
+                    .lives()
+                    .filter(|life| life.call_id == call_id)
+                    .find_map(|life| life.driver.turns());
+                // Whoever asked may have given up.
+                let _ = answer.send(turns.map(|turns| CallTurns { at: now, turns }));
+            }
+            ToWorker::Stop => {
+                self.stopping = true;
+                for life in self.table.lives() {
+                    life.driver.handle_command(STOPPED, now);
+                    Self::touch(&mut self.touched, life);
+                }
+            }
         }
     }
 
@@ -465,6 +500,7 @@ impl Worker {
         };
         life.touched = false;
         let shared = &mut self.shared;
+        shared.note_idle(life);
         shared.obey(life);
         shared.ask_tools(life);
         for index in 0..life.legs.len() {
@@ -505,6 +541,7 @@ impl Worker {
         stats.calls_active = 0;
         stats.upstream_open = 0;
         stats.carry_bytes = 0;
+        stats.idle_now = self.shared.idles.waiting();
         for life in self.table.lives() {
             if let Driver::Call(session) = &life.driver {
                 sum.add(session.stats());

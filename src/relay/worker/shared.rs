@@ -1,6 +1,7 @@
 //! What every call of a worker shares, and what is done to one call with it: install a leg, obey an intent, send,
 //! settle, report. The loop is in the module above. Shell.
 
+use super::idle::{Idles, Wanted};
 use super::leg::{CarryPool, LegState, Phase, Sending};
 use super::ring::{LegKey, Ring};
 use super::table::{Driver, Life};
@@ -45,14 +46,27 @@ pub(super) struct Shared {
     pub(super) starved: Vec<LegKey>,
     /// What legs hold beyond their ordinary buffers, and how much that may be.
     pub(super) grown_bytes: usize,
+    /// Connections that no call has yet.
+    pub(super) idles: Idles,
     pub(super) grown_bytes_max: usize,
 }
 
 impl Shared {
     /// Puts an established connection into a call and gives it what was read ahead.
     pub(super) fn install(&mut self, life: &mut Life, which: Leg, connection: Established) {
+        let (leg, ciphertext) = LegState::new(connection);
+        self.install_leg(life, which, leg, ciphertext);
+    }
+
+    /// The same with a leg.
+    pub(super) fn install_leg(
+        &mut self,
+        life: &mut Life,
+        which: Leg,
+        mut leg: LegState,
+        mut ciphertext: Vec<u8>,
+    ) {
         let index = index_of(which);
-        let (mut leg, mut ciphertext) = LegState::new(connection);
         let (driver, now) = (&mut life.driver, self.now);
         let outcome = catch_unwind(AssertUnwindSafe(|| {
             leg.replay(&mut self.pool, |plain| {
@@ -154,6 +168,7 @@ impl Shared {
             };
             self.send_report(life.call_id, fact, &mut life.reported_end);
         }
+        self.note_idle_panic(life);
         life.driver = Driver::Dead;
         for leg in life.legs.iter_mut().flatten() {
             leg.phase = Phase::Retired;
@@ -164,8 +179,27 @@ impl Shared {
     pub(super) fn obey(&mut self, life: &mut Life) {
         while let Some(intent) = life.driver.poll_intent() {
             match intent {
-                Intent::Dial => self.dial(life, Leg::Realtime, false),
+                Intent::Dial => {
+                    life.dialling = true;
+                    self.idles.wanted.push_back(Wanted {
+                        slot: life.key,
+                        call_id: life.call_id,
+                        leg: Leg::Realtime,
+                    });
+                }
                 Intent::Redial(leg) => self.dial(life, leg, true),
+                Intent::CancelDial => {
+                    self.idles.give_up_dial(life.key, life.call_id);
+                    if std::mem::take(&mut life.dialling) {
+                        self.tell_desk(ToDesk::CancelDial {
+                            worker: self.id,
+                            slot: life.key,
+                        });
+                    }
+                }
+                Intent::Distrust => self.tell_desk(ToDesk::Distrust {
+                    call_id: life.call_id,
+                }),
                 Intent::Finish(which) => {
                     if let Some(leg) = &mut life.legs[index_of(which)]
                         && leg.phase == Phase::Open
@@ -327,6 +361,7 @@ impl Shared {
         }
         // Nobody waits for the model any more.
         if life.reported_end && std::mem::take(&mut life.dialling) {
+            self.idles.answered(life.call_id);
             self.tell_desk(ToDesk::CancelDial {
                 worker: self.id,
                 slot: life.key,
@@ -367,6 +402,7 @@ impl Shared {
         if let Driver::Echo(echo) = &mut life.driver {
             echo.finish();
         }
+        self.idles.lives -= usize::from(life.is_idle);
     }
 
     pub(super) fn tell_desk(&mut self, order: ToDesk) {

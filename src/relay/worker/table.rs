@@ -4,10 +4,14 @@
 use super::echo::Echo;
 use super::leg::LegState;
 use super::ring::{GENERATION_MASK, LegKey};
+use super::shared::index_of;
+use super::upstream::Upstream;
 use crate::base::id::{CallId, SlotKey};
 use crate::base::time::{Mono, Now};
+use crate::bus::command::IdleEnd;
 use crate::call::session::{Closed, Command, Intent, Session};
 use crate::call::tools::{ToolCall, ToolResult};
+use crate::call::trace::Turn;
 use crate::call::{DialFailure, Fact, Leg};
 
 /// What drives a slot's legs.
@@ -15,6 +19,8 @@ use crate::call::{DialFailure, Fact, Leg};
 pub(super) enum Driver {
     /// A call.
     Call(Box<Session>),
+    /// A connection to the model that no call has yet.
+    Idle(Box<Upstream>),
     /// A conformance echo.
     Echo(Box<Echo>),
     /// A call that panicked: only its sockets are left.
@@ -29,6 +35,7 @@ impl Driver {
         match self {
             Self::Call(session) => session.handle_input(leg, input, now),
             Self::Echo(echo) => echo.handle_input(input),
+            Self::Idle(upstream) => upstream.handle_input(input),
             Self::Dead => input.len(),
             #[cfg(test)]
             Self::Planted => panic!("planted"),
@@ -39,6 +46,7 @@ impl Driver {
         match self {
             Self::Call(session) => session.handle_closed(leg, how, now),
             Self::Echo(echo) => echo.handle_gone(),
+            Self::Idle(upstream) => upstream.handle_closed(how),
             _ => {}
         }
     }
@@ -49,9 +57,18 @@ impl Driver {
         }
     }
 
-    pub(super) fn handle_timeout(&mut self, now: Now) {
+    /// As `handle_upstream`, with a connection that had waited.
+    pub(super) fn handle_adopted(&mut self, now: Now) {
         if let Self::Call(session) = self {
-            session.handle_timeout(now);
+            session.handle_adopted(now);
+        }
+    }
+
+    pub(super) fn handle_timeout(&mut self, now: Now) {
+        match self {
+            Self::Call(session) => session.handle_timeout(now),
+            Self::Idle(upstream) => upstream.handle_timeout(now),
+            _ => {}
         }
     }
 
@@ -59,6 +76,7 @@ impl Driver {
         match self {
             Self::Call(session) => session.handle_command(command, now),
             Self::Echo(echo) => echo.go_away(),
+            Self::Idle(upstream) => upstream.give_up(IdleEnd::Drained),
             _ => {}
         }
     }
@@ -70,8 +88,10 @@ impl Driver {
     }
 
     pub(super) fn handle_sent(&mut self, leg: Leg, now: Now) {
-        if let Self::Call(session) = self {
-            session.handle_sent(leg, now);
+        match self {
+            Self::Call(session) => session.handle_sent(leg, now),
+            Self::Idle(upstream) => upstream.handle_sent(),
+            _ => {}
         }
     }
 
@@ -79,6 +99,7 @@ impl Driver {
         match self {
             Self::Call(session) => session.handle_taken(leg, len, now),
             Self::Echo(echo) => echo.handle_taken(len),
+            Self::Idle(upstream) => upstream.handle_taken(len, now),
             _ => {}
         }
     }
@@ -88,6 +109,7 @@ impl Driver {
         match self {
             Self::Call(session) => session.fragment_bytes(leg),
             Self::Echo(echo) => echo.fragment_bytes(),
+            Self::Idle(upstream) => upstream.held_bytes(),
             _ => 0,
         }
     }
@@ -95,6 +117,7 @@ impl Driver {
     pub(super) fn poll_intent(&mut self) -> Option<Intent> {
         match self {
             Self::Call(session) => session.poll_intent(),
+            Self::Idle(upstream) => upstream.poll_intent(),
             Self::Echo(echo) => echo.wants_finish().then_some(Intent::Finish(Leg::Carrier)),
             _ => None,
         }
@@ -104,6 +127,7 @@ impl Driver {
         match self {
             Self::Call(session) => session.poll_transmit(leg, max),
             Self::Echo(echo) => echo.poll_transmit(max),
+            Self::Idle(upstream) => upstream.poll_transmit(max),
             _ => &[],
         }
     }
@@ -131,6 +155,15 @@ impl Driver {
     pub(super) fn poll_timeout(&self) -> Option<Mono> {
         match self {
             Self::Call(session) => session.poll_timeout(),
+            Self::Idle(upstream) => upstream.poll_timeout(),
+            _ => None,
+        }
+    }
+
+    /// A call's latest turns.
+    pub(super) fn turns(&self) -> Option<Vec<Turn>> {
+        match self {
+            Self::Call(session) => Some(session.turns().copied().collect()),
             _ => None,
         }
     }
@@ -138,6 +171,7 @@ impl Driver {
     pub(super) fn is_finished(&self) -> bool {
         match self {
             Self::Call(session) => session.is_finished(),
+            Self::Idle(upstream) => upstream.is_over(),
             // An echo has nothing but its socket: it is over when that is closed.
             _ => true,
         }
@@ -160,6 +194,19 @@ pub(super) struct Life {
     pub(super) reported_end: bool,
     /// The desk has been told to dial and has not answered.
     pub(super) dialling: bool,
+    /// No call: an idle connection, or what is left of one.
+    pub(super) is_idle: bool,
+}
+
+impl Life {
+    /// The leg of the slot `key` in the ring's terms.
+    pub(super) fn leg_key(key: SlotKey, which: Leg) -> LegKey {
+        LegKey {
+            index: key.index,
+            generation: key.generation,
+            leg: index_of(which) as u8,
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -196,6 +243,7 @@ impl Table {
             touched: false,
             reported_end: false,
             dialling: false,
+            is_idle: false,
         }))
     }
 

@@ -7,7 +7,7 @@ use super::*;
 use crate::bus::command::{EchoOutcome, ToDesk, WorkerSender, desk_queue, worker_queue};
 use crate::bus::report::{ReportInbox, report_queue};
 use crate::bus::tool::tool_queue;
-use crate::call::{EndReason, Fact};
+use crate::call::Fact;
 use crate::proto::ws::Role;
 use crate::proto::ws::writer::{Kind, write_frame};
 use crate::transport::Established;
@@ -16,15 +16,15 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use tokio::sync::oneshot;
 
-struct Fixture {
-    orders: WorkerSender,
+pub(super) struct Fixture {
+    pub(super) orders: WorkerSender,
     _reports: ReportInbox,
-    desk: crate::bus::command::DeskInbox,
-    thread: JoinHandle<()>,
+    pub(super) desk: crate::bus::command::DeskInbox,
+    pub(super) thread: JoinHandle<()>,
 }
 
 impl Fixture {
-    fn start() -> Self {
+    pub(super) fn start() -> Self {
         let (orders, inbox) = worker_queue(1024).expect("eventfd");
         let (desk, desk_inbox) = desk_queue(64);
         let (reports, report_inbox) = report_queue(64);
@@ -66,19 +66,19 @@ impl Fixture {
         (ours, outcome)
     }
 
-    fn stop(self) {
+    pub(super) fn stop(self) {
         self.orders.send(ToWorker::Stop).expect("room");
         self.thread.join().expect("no panic outside a call");
     }
 }
 
-fn client_frame(text: &[u8]) -> Vec<u8> {
+pub(super) fn client_frame(text: &[u8]) -> Vec<u8> {
     let mut frame = Vec::new();
     write_frame(&mut frame, Kind::Text, Some([7, 1, 250, 3]), &[text]);
     frame
 }
 
-fn server_frame(text: &[u8]) -> Vec<u8> {
+pub(super) fn server_frame(text: &[u8]) -> Vec<u8> {
     let mut frame = Vec::new();
     write_frame(&mut frame, Kind::Text, None, &[text]);
     frame
@@ -301,33 +301,86 @@ fn a_flood_is_seen_once_per_tick_and_real_time_never() {
     );
 }
 
+fn established(socket: UnixStream) -> Box<Established> {
+    Box::new(Established {
+        fd: OwnedFd::from(socket),
+        tls: None,
+        ciphertext: Vec::new(),
+        plaintext: Vec::new(),
+        peer: None,
+    })
+}
+
+/// The call "c", its carrier at the other end of `socket`.
+fn adopt(socket: UnixStream) -> ToWorker {
+    ToWorker::Adopt {
+        setup: Box::new(crate::call::session::Setup {
+            call_id: CallId::new("c").expect("short"),
+            settings: Default::default(),
+            policy: Default::default(),
+            expected_call_sid: None,
+            mode: crate::base::route::StreamMode::Full,
+            seed: [1; 32],
+        }),
+        carrier: established(socket),
+    }
+}
+
+#[test]
+fn a_call_that_comes_as_the_worker_stops_is_ended_too_and_only_its_own_turns_are_told() {
+    for stops_first in [true, false] {
+        let (orders, inbox) = worker_queue(16).expect("eventfd");
+        let (desk, _desk_inbox) = desk_queue(64);
+        let (reports, mut report_inbox) = report_queue(64);
+        let worker = Worker::new(Parts {
+            id: WorkerId(0),
+            inbox,
+            desk,
+            reports,
+            tools: tool_queue(1).0,
+            clock: SystemClock::new(),
+            grown_bytes_max: 1 << 20,
+        });
+        let (mut carrier, theirs) = UnixStream::pair().expect("socketpair");
+        let ask = |id: &str| {
+            let (answer, told) = oneshot::channel();
+            let call_id = CallId::new(id).expect("short");
+            (ToWorker::Turns { call_id, answer }, told)
+        };
+        let ((of_c, told), (of_other, nothing)) = (ask("c"), ask("other"));
+        let mut given = vec![adopt(theirs), of_c, of_other, ToWorker::Stop];
+        if stops_first {
+            given.rotate_right(1);
+        }
+        // All of it waits before the worker looks for the first time.
+        for order in given {
+            orders.send(order).expect("room");
+        }
+        let peer = std::thread::spawn(move || {
+            let mut close = [0; 4];
+            carrier.read_exact(&mut close).expect("a close frame");
+            close
+        });
+        worker.expect("io_uring").run().expect("ring");
+        assert_eq!(peer.join().expect("no panic")[0], 0x88);
+        let turns = told.blocking_recv().expect("answered").expect("its call");
+        assert!(turns.turns.is_empty(), "nobody has spoken");
+        assert_eq!(nothing.blocking_recv(), Ok(None));
+        let reason = std::iter::from_fn(|| report_inbox.blocking_recv()).find_map(|report| {
+            match report.fact {
+                Fact::Ended { reason, .. } => Some(reason),
+                _ => None,
+            }
+        });
+        assert_eq!(reason, Some(EndReason::Drained));
+    }
+}
+
 #[test]
 fn a_call_that_ends_while_its_dial_is_out_takes_the_dial_back() {
     let mut fixture = Fixture::start();
     let (mut carrier, theirs) = UnixStream::pair().expect("socketpair");
-    let established = |socket: UnixStream| {
-        Box::new(Established {
-            fd: OwnedFd::from(socket),
-            tls: None,
-            ciphertext: Vec::new(),
-            plaintext: Vec::new(),
-            peer: None,
-        })
-    };
-    let setup = Box::new(crate::call::session::Setup {
-        call_id: CallId::new("c").expect("short"),
-        settings: Default::default(),
-        policy: Default::default(),
-        expected_call_sid: None,
-        mode: crate::base::route::StreamMode::Full,
-        seed: [1; 32],
-    });
-    let carrier_leg = established(theirs);
-    let adopt = ToWorker::Adopt {
-        setup,
-        carrier: carrier_leg,
-    };
-    fixture.orders.send(adopt).expect("room");
+    fixture.orders.send(adopt(theirs)).expect("room");
     let start = br#"{"event":"start","sequenceNumber":"1","streamSid":"MZ1","start":{"streamSid":"MZ1","accountSid":"AC1","callSid":"CA1","tracks":["inbound"],"customParameters":{},"mediaFormat":{"encoding":"audio/x-mulaw","sampleRate":8000,"channels":1}}}"#;
     carrier.write_all(&client_frame(start)).expect("read");
     let Some(ToDesk::Dial { slot, .. }) = fixture.desk.blocking_recv() else {

@@ -73,7 +73,8 @@ impl Target {
         })
     }
 
-    fn host_header(&self) -> String {
+    /// The authority, for `Host`.
+    pub fn host_header(&self) -> String {
         let host = if self.host.contains(':') {
             format!("[{}]", self.host)
         } else {

@@ -39,32 +39,7 @@ pub async fn ask(url: &str, auth_token: Option<&str>, seed: u64) -> Result<Asked
     // The same draws as the call itself makes later are of no matter: the SID is handed over.
     let call_sid = rng.sid("CA");
     let account_sid = rng.sid("AC");
-    let form = [
-        ("AccountSid", account_sid.as_str()),
-        ("CallSid", call_sid.as_str()),
-        ("CallStatus", "ringing"),
-        ("Direction", "inbound"),
-        ("From", "+14155550100"),
-        ("To", "+14155550199"),
-        ("ApiVersion", "2010-04-01"),
-    ];
-    let body: Vec<String> = form
-        .iter()
-        .map(|(name, value)| format!("{name}={}", utf8_percent_encode(value, NON_ALPHANUMERIC)))
-        .collect();
-    let body = body.join("&");
-    let signature = match auth_token {
-        Some(token) => format!("X-Twilio-Signature: {}\r\n", signed_form(token, url, &form)),
-        None => String::new(),
-    };
-    let request = format!(
-        "POST {} HTTP/1.1\r\nHost: {}:{}\r\nUser-Agent: TwilioProxy/1.1\r\nConnection: close\r\n\
-         Content-Type: application/x-www-form-urlencoded; charset=UTF-8\r\nContent-Length: {}\r\n{signature}\r\n{body}",
-        target.path,
-        target.host,
-        target.port,
-        body.len()
-    );
+    let request = request(&target, url, auth_token, &call_sid, &account_sid);
     let exchange = async {
         let mut stream = Stream::connect((target.host.as_str(), target.port), None).await?;
         stream.write_all(request.as_bytes()).await?;
@@ -101,8 +76,44 @@ pub async fn ask(url: &str, auth_token: Option<&str>, seed: u64) -> Result<Asked
     })
 }
 
+/// The request that announces a call, with its body; one to a connection.
+pub fn request(
+    target: &Target,
+    url: &str,
+    auth_token: Option<&str>,
+    call_sid: &str,
+    account_sid: &str,
+) -> String {
+    let form = [
+        ("AccountSid", account_sid),
+        ("CallSid", call_sid),
+        ("CallStatus", "ringing"),
+        ("Direction", "inbound"),
+        ("From", "+14155550100"),
+        ("To", "+14155550199"),
+        ("ApiVersion", "2010-04-01"),
+    ];
+    let body: Vec<String> = form
+        .iter()
+        .map(|(name, value)| format!("{name}={}", utf8_percent_encode(value, NON_ALPHANUMERIC)))
+        .collect();
+    let body = body.join("&");
+    let signature = match auth_token {
+        Some(token) => format!("X-Twilio-Signature: {}\r\n", signed_form(token, url, &form)),
+        None => String::new(),
+    };
+    format!(
+        "POST {} HTTP/1.1\r\nHost: {}:{}\r\nUser-Agent: TwilioProxy/1.1\r\nConnection: close\r\n\
+         Content-Type: application/x-www-form-urlencoded; charset=UTF-8\r\nContent-Length: {}\r\n{signature}\r\n{body}",
+        target.path,
+        target.host,
+        target.port,
+        body.len()
+    )
+}
+
 /// The URL and parameters of the first `<Stream>` of a TwiML document.
-fn find_stream(twiml: &str) -> Option<(String, Vec<(String, String)>)> {
+pub fn find_stream(twiml: &str) -> Option<(String, Vec<(String, String)>)> {
     let mut reader = Reader::from_str(twiml);
     let mut url = None;
     let mut parameters = Vec::new();

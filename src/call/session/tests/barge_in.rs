@@ -488,6 +488,26 @@ fn audio_that_comes_during_the_pause_follows_what_was_taken_back() {
 }
 
 #[test]
+fn audio_that_the_leg_did_not_take_does_not_come_back_with_a_resume() {
+    let mut pair = reversible();
+    pair.model(&created("resp_1"));
+    pair.model(&delta("item_1", &encode(&[1; 8_000])));
+    // Pongs of ours fill the leg.
+    pair.carrier.takes = false;
+    let ping = frame(Role::Client, Kind::Ping, &[b'p'; 125]);
+    pair.feed(Leg::Carrier, &ping.repeat(40_000));
+    pair.model(&delta("item_1", &encode(&[2; 4_000])));
+    assert_eq!(pair.dropped(Drop::OutboxFull), 1);
+    pair.carrier.takes = true;
+    pair.pump();
+    pair.pass(300);
+    pair.model(STARTED);
+    pair.model(STOPPED);
+    assert_eq!(pair.session.stats().resumes, 1);
+    assert!(payloads(&pair) == vec![1; 8_000 - 2_400]);
+}
+
+#[test]
 fn a_call_that_ends_in_a_pause_accounts_for_every_byte() {
     let mut pair = reversible();
     pair.model(&delta("item_1", &audio(500)));

@@ -311,6 +311,22 @@ fn a_panic_ends_the_call_as_internal_and_gives_up_both_legs() {
 }
 
 #[test]
+fn of_several_hang_ups_the_first_counts_and_the_rest_change_nothing() {
+    let mut pair = Pair::ready();
+    pair.hang_up(EndReason::HungUpByOperator);
+    for again in [EndReason::Drained, EndReason::HungUpByOperator] {
+        pair.hang_up(again);
+    }
+    assert_eq!(pair.reason(), Some(EndReason::HungUpByOperator));
+    // Also once the peers have answered.
+    pair.close(Leg::Realtime, 1000);
+    pair.hang_up(EndReason::Drained);
+    // `close_code` fails on a second close frame.
+    assert!(pair.carrier.close_code().is_some() && pair.model.close_code().is_some());
+    assert_eq!(pair.wind_up(), EndReason::HungUpByOperator);
+}
+
+#[test]
 fn a_panic_in_the_closing_handshake_keeps_the_reason() {
     let mut pair = Pair::ready();
     pair.session.handle_command(

@@ -89,6 +89,8 @@ pub(super) struct Pair {
     pub(super) model: Peer,
     pub(super) facts: Vec<Fact>,
     pub(super) dials: u32,
+    /// Connections that were of no use.
+    pub(super) distrusted: u32,
     /// The leg of the last dial.
     pub(super) place: Leg,
     /// The other connection to the model.
@@ -178,6 +180,7 @@ impl Pair {
             model: Peer::new(Role::Server, false),
             facts: Vec::new(),
             dials: 0,
+            distrusted: 0,
             place: Leg::Realtime,
             standby: Peer::new(Role::Server, false),
             stamp: 61,
@@ -355,6 +358,8 @@ impl Pair {
                         self.dials += 1;
                         self.place = leg;
                     }
+                    Intent::CancelDial => self.dials = 0,
+                    Intent::Distrust => self.distrusted += 1,
                     Intent::Finish(leg) => {
                         let peer = self.peer(leg);
                         assert!(peer.socket_open && !peer.finishing);

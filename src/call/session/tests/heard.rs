@@ -4,7 +4,7 @@
 use super::barge_in::*;
 use super::harness::*;
 use crate::base::rng::Rng;
-use crate::call::fact::{Drop, Fact, Leg};
+use crate::call::fact::{Drop, EndReason, Fact, Leg};
 use crate::proto::audio::base64;
 use crate::proto::ws::Role;
 use crate::proto::ws::writer::Kind;
@@ -363,5 +363,63 @@ proptest! {
     #[test]
     fn the_model_is_told_what_a_carrier_that_plays_has_played(seed in any::<u64>()) {
         a_conversation(seed)?;
+    }
+}
+
+#[test]
+fn a_response_that_falls_silent_is_given_up_thirty_seconds_after_its_last_event() {
+    let mut pair = Pair::ready();
+    pair.model(&created("resp_1"));
+    for event in [
+        delta("item_1", &audio(100)),
+        r#"{"type":"response.output_audio_transcript.delta","item_id":"item_1","delta":"We"}"#
+            .to_owned(),
+        r#"{"type":"response.function_call_arguments.delta","response_id":"resp_1","delta":"{"}"#
+            .to_owned(),
+    ] {
+        alive(&mut pair, 29_000);
+        assert_eq!(pair.session.stats().responses_silent, 0);
+        pair.model(&event);
+    }
+    // Keys want an answer, which waits for the slot.
+    let key = format!(
+        r##"{{"event":"dtmf","streamSid":"{SID}","dtmf":{{"track":"inbound_track","digit":"#"}}}}"##
+    );
+    pair.carrier(&key);
+    let creates = |pair: &Pair| {
+        let told = pair.model.texts();
+        told.iter()
+            .filter(|t| t.contains("response.create\""))
+            .count()
+    };
+    alive(&mut pair, 29_900);
+    assert_eq!(creates(&pair), 0);
+    alive(&mut pair, 200);
+    assert_eq!(
+        (creates(&pair), pair.session.stats().responses_silent),
+        (1, 1)
+    );
+    let told = pair.model.texts();
+    assert!(
+        told.iter()
+            .any(|t| t.contains("response.cancel") && t.contains("resp_1"))
+    );
+    // What comes late of it neither sounds nor ends the next.
+    pair.carrier.got.clear();
+    pair.model(&delta("item_1", &audio(20)));
+    pair.model(&done("resp_1", "completed"));
+    assert!(!pair.carrier.texts().iter().any(|t| t.contains("media")));
+    pair.model(&created("resp_2"));
+    pair.model(&done("resp_2", "completed"));
+    pair.close(Leg::Carrier, 1000);
+    assert_eq!(pair.wind_up(), EndReason::CallerHungUp);
+}
+
+/// Lets time pass while both peers answer pings.
+fn alive(pair: &mut Pair, ms: u64) {
+    for _ in 0..ms / 100 {
+        pair.pass(100);
+        pair.feed(Leg::Carrier, &frame(Role::Client, Kind::Pong, b""));
+        pair.feed(Leg::Realtime, &frame(Role::Server, Kind::Pong, b""));
     }
 }

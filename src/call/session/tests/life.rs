@@ -108,6 +108,58 @@ fn the_agent_begins_when_it_is_to_and_only_then() {
 }
 
 #[test]
+fn noise_before_the_session_is_confirmed_does_not_keep_the_agent_from_beginning() {
+    let mut pair = started(|policy| policy.first_speaker = FirstSpeaker::AfterMs(2_000));
+    pair.connect();
+    pair.model(CREATED);
+    pair.model(&delta("item_1", &payload(1)));
+    pair.model(UPDATED);
+    pair.pass(2_000);
+    assert_eq!(asked(&pair), ["-"]);
+}
+
+#[test]
+fn the_agents_own_first_words_come_before_a_nudge_and_in_place_of_it() {
+    let mut pair = ready(|policy| {
+        policy.first_speaker = FirstSpeaker::AfterMs(2_000);
+        policy.silence.nudge_after_ms = 1_500;
+    });
+    pair.pass(1_999);
+    assert!(asked(&pair).is_empty());
+    pair.pass(5_000);
+    assert_eq!(asked(&pair).len(), 1, "it is about to speak");
+}
+
+#[test]
+fn what_is_refused_because_the_model_answers_by_itself_is_no_nudge_and_no_greeting_any_more() {
+    for greets in [false, true] {
+        let mut pair = ready(|policy| {
+            policy.silence.nudge_after_ms = 1_000;
+            if greets {
+                policy.first_speaker = FirstSpeaker::AfterMs(1_000);
+            }
+        });
+        pair.pass(1_000);
+        assert_eq!(asked(&pair).len(), 1);
+        // The caller was faster.
+        pair.model(r#"{"type":"input_audio_buffer.speech_started"}"#);
+        pair.model(r#"{"type":"input_audio_buffer.speech_stopped"}"#);
+        pair.model(r#"{"type":"response.created","response":{"id":"resp_1"}}"#);
+        pair.model(r#"{"type":"error","error":{"type":"invalid_request_error","code":"conversation_already_has_active_response","message":"Conversation already has an active response in progress: resp_1."}}"#);
+        pair.model(&delta("item_1", &encode(&[0x55; 16_000])));
+        pair.model(r#"{"type":"response.done","response":{"id":"resp_1","status":"completed"}}"#);
+        pair.pass(2_900);
+        assert_eq!(
+            asked(&pair).len(),
+            1,
+            "two seconds are heard, then it is silent"
+        );
+        pair.pass(200);
+        assert_eq!(asked(&pair).len(), 2);
+    }
+}
+
+#[test]
 fn silence_is_nudged_twice_then_the_call_ends_when_the_goodbye_was_heard() {
     let mut pair = ready(|policy| {
         policy.silence.nudge_after_ms = 5_000;
@@ -196,6 +248,45 @@ fn a_caller_who_comes_back_during_the_goodbye_is_not_hung_up() {
     pair.model(r#"{"type":"input_audio_buffer.speech_stopped"}"#);
     pair.pass(4_000);
     assert_eq!(pair.reason(), None);
+}
+
+#[test]
+fn a_key_pressed_during_the_goodbye_keeps_the_call_like_a_word() {
+    for dtmf in [Dtmf::Text, Dtmf::Ignore] {
+        let mut pair = ready(|policy| {
+            policy.silence.hang_up_after_ms = 5_000;
+            policy.dtmf = dtmf;
+        });
+        pair.pass(5_000);
+        answer(&mut pair, "a1", 1_000);
+        pair.pass(500);
+        pair.carrier(&format!(
+            r#"{{"event":"dtmf","streamSid":"{SID}","dtmf":{{"track":"inbound_track","digit":"5"}}}}"#
+        ));
+        pair.pass(500);
+        play(&mut pair);
+        pair.pass(3_000);
+        assert_eq!(pair.reason(), None, "{dtmf:?}");
+        let told = pair.model.texts();
+        let told = told.iter().any(|t| t.contains("The caller pressed 5."));
+        assert_eq!(told, dtmf == Dtmf::Text);
+    }
+}
+
+#[test]
+fn a_key_does_not_put_off_the_longest_duration() {
+    let mut pair = ready(|policy| {
+        policy.max_duration_secs = 10;
+        policy.duration_warning_secs = 0;
+    });
+    pair.pass(10_000);
+    answer(&mut pair, "a1", 1_000);
+    pair.carrier(&format!(
+        r#"{{"event":"dtmf","streamSid":"{SID}","dtmf":{{"track":"inbound_track","digit":"5"}}}}"#
+    ));
+    pair.pass(1_000);
+    play(&mut pair);
+    assert_eq!(pair.reason(), Some(EndReason::MaxDuration));
 }
 
 #[test]
@@ -319,6 +410,55 @@ fn a_turn_says_where_its_time_went() {
     let ms: Vec<u128> = turn.stages().map(|(_, time)| time.as_millis()).collect();
     assert_eq!(ms, [90, 490, 500, 750]);
     assert_eq!(pair.session.turns().count(), 1);
+}
+
+/// The newest turn's stages, ms.
+fn newest_turn(pair: &Pair) -> Vec<(&'static str, u128)> {
+    let turn = pair.session.turns().last().expect("a turn");
+    let stages = turn.stages();
+    stages.map(|(name, at)| (name, at.as_millis())).collect()
+}
+
+#[test]
+fn the_first_byte_is_on_time_after_a_barge_in() {
+    let mut pair = ready(|_| {});
+    pair.carrier.takes = false;
+    pair.model(r#"{"type":"response.created","response":{"id":"resp_1"}}"#);
+    for _ in 0..20 {
+        pair.model(&delta("a1", &encode(&[0x55; 1_600])));
+    }
+    pair.model(r#"{"type":"input_audio_buffer.speech_started"}"#);
+    pair.model(r#"{"type":"response.done","response":{"id":"resp_1","status":"cancelled"}}"#);
+    pair.carrier.takes = true;
+    pair.pump();
+    pair.model(r#"{"type":"input_audio_buffer.speech_stopped"}"#);
+    pair.pass(300);
+    let of = |text: &str| text.replace("resp_1", "resp_2");
+    pair.model(&of(
+        r#"{"type":"response.created","response":{"id":"resp_1"}}"#,
+    ));
+    pair.model(&of(&delta("a2", &encode(&[0x66; 160]))));
+    assert_eq!(
+        newest_turn(&pair),
+        [("created", 300), ("first_delta", 300), ("first_byte", 300)]
+    );
+}
+
+#[test]
+fn the_first_byte_is_the_first_of_a_long_message_not_its_last() {
+    let mut pair = ready(|_| {});
+    pair.model(r#"{"type":"input_audio_buffer.speech_stopped"}"#);
+    pair.pass(200);
+    pair.carrier.takes = false;
+    // 53 KB of text: the first send takes 16.
+    pair.model(&delta("a1", &encode(&[0x55; 40_000])));
+    pair.pass(700);
+    pair.carrier.takes = true;
+    pair.pump();
+    assert_eq!(
+        newest_turn(&pair),
+        [("first_delta", 200), ("first_byte", 200)]
+    );
 }
 
 #[test]

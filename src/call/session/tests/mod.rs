@@ -7,6 +7,7 @@ mod harness;
 mod heard;
 mod hostile;
 mod life;
+mod loss;
 mod model;
 mod outage;
 mod start;

@@ -2,8 +2,10 @@
 
 use super::harness::*;
 use crate::call::fact::{EndReason, Fact, Leg};
-use crate::call::policy::{OnModelUnavailable, Policy, Reconnect};
+use crate::call::policy::{FirstSpeaker, OnModelUnavailable, Policy, Reconnect};
 use crate::call::session::{Closed, Setup};
+use crate::proto::realtime::settings::Settings;
+use crate::proto::realtime::tool::{Builtin, Tool};
 use crate::proto::ws::Role;
 use crate::proto::ws::writer::Kind;
 use std::sync::Arc;
@@ -16,9 +18,10 @@ const WORDS: [&str; 6] = [
     r#"{"type":"response.created","response":{"id":"resp_1"}}"#,
     r#"{"type":"response.output_audio_transcript.done","item_id":"a1","transcript":"At nine."}"#,
 ];
-const DONE: &str = r#"{"type":"response.done","response":{"id":"resp_1","status":"completed"}}"#;
+pub(super) const DONE: &str =
+    r#"{"type":"response.done","response":{"id":"resp_1","status":"completed"}}"#;
 
-fn patient(change: impl FnOnce(&mut Policy)) -> Pair {
+pub(super) fn patient(change: impl FnOnce(&mut Policy)) -> Pair {
     let mut policy = Policy {
         reconnect: Reconnect::default(),
         ..Policy::default()
@@ -26,6 +29,10 @@ fn patient(change: impl FnOnce(&mut Policy)) -> Pair {
     change(&mut policy);
     let mut pair = Pair::with(Setup {
         policy: Arc::new(policy),
+        settings: Arc::new(Settings {
+            tools: Builtin::ALL.map(Tool::builtin).to_vec(),
+            ..Settings::default()
+        }),
         ..setup()
     });
     pair.carrier(START);
@@ -38,7 +45,7 @@ fn patient(change: impl FnOnce(&mut Policy)) -> Pair {
 }
 
 /// One turn, asked and answered.
-fn talk(pair: &mut Pair) {
+pub(super) fn talk(pair: &mut Pair) {
     for event in WORDS {
         pair.newest(event);
     }
@@ -47,7 +54,7 @@ fn talk(pair: &mut Pair) {
 }
 
 /// Events of these types on the connection that was dialled last.
-fn told(pair: &mut Pair) -> Vec<String> {
+pub(super) fn told(pair: &mut Pair) -> Vec<String> {
     let place = pair.place;
     let texts = pair.peer(place).texts();
     let kinds = texts.iter().filter(|text| !text.contains("buffer.append"));
@@ -63,7 +70,7 @@ fn told(pair: &mut Pair) -> Vec<String> {
         .collect()
 }
 
-fn again(pair: &mut Pair) {
+pub(super) fn again(pair: &mut Pair) {
     pair.pass(4_000);
     assert_eq!(pair.dials, 1);
     pair.connect();
@@ -234,6 +241,70 @@ fn an_outage_ends_after_its_time_or_at_a_refusal_that_lasts() {
 }
 
 #[test]
+fn a_greeting_that_falls_due_in_an_outage_is_asked_for_once_after_it() {
+    // In the middle of the waiting, of the set-up, and owed already.
+    for stage in 0..3 {
+        let mut pair = patient(|policy| {
+            policy.first_speaker = FirstSpeaker::AfterMs(2_000);
+            policy.reconnect.base_ms = 4_000;
+        });
+        pair.pass(1_990);
+        if stage == 2 {
+            pair.model(r#"{"type":"response.created","response":{"id":"resp_1"}}"#);
+        }
+        pair.gone(Leg::Realtime, Closed::Broken);
+        if stage == 1 {
+            while pair.dials == 0 && pair.at_ms < 2_980 {
+                pair.pass(1);
+            }
+        }
+        again(&mut pair);
+        pair.pass(1_000);
+        let told = told(&mut pair);
+        assert_eq!(told, ["session.update", "response.create"], "{stage}");
+    }
+}
+
+#[test]
+fn the_warning_of_the_longest_duration_is_told_once_after_an_outage_it_falls_into() {
+    let mut pair = patient(|policy| {
+        policy.max_duration_secs = 20;
+        policy.duration_warning_secs = 15;
+        policy.reconnect.base_ms = 4_000;
+    });
+    talk(&mut pair);
+    pair.pass(4_999);
+    pair.gone(Leg::Realtime, Closed::Broken);
+    pair.pass(1);
+    again(&mut pair);
+    pair.pass(1_000);
+    let told = told(&mut pair);
+    let warnings = told.iter().filter(|t| t.contains("The call ends in 15"));
+    assert_eq!(warnings.count(), 1, "{told:?}");
+    assert!(told[3].starts_with("system The call ends"), "{told:?}");
+}
+
+#[test]
+fn a_warning_that_is_due_before_the_first_session_is_told_to_it() {
+    let mut pair = Pair::with(Setup {
+        policy: Arc::new(Policy {
+            max_duration_secs: 20,
+            duration_warning_secs: 15,
+            ..Policy::default()
+        }),
+        ..setup()
+    });
+    pair.carrier(START);
+    pair.pass(6_000);
+    pair.connect();
+    pair.model(CREATED);
+    pair.model(UPDATED);
+    let told = told(&mut pair);
+    assert_eq!(told.len(), 2, "{told:?}");
+    assert!(told[1].starts_with("system The call ends"), "{told:?}");
+}
+
+#[test]
 fn a_caller_who_hangs_up_in_an_outage_ends_the_call() {
     for step in 0..3 {
         let mut pair = patient(|_| {});
@@ -257,7 +328,7 @@ fn a_caller_who_hangs_up_in_an_outage_ends_the_call() {
 }
 
 /// The echo of a session that ends `secs` after the harness's clock began.
-fn updated(secs: u64) -> String {
+pub(super) fn updated(secs: u64) -> String {
     UPDATED.replace(
         r#""id":"sess_1""#,
         &format!(r#""id":"sess_1","expires_at":{}"#, 1_700_000_000 + secs),
@@ -265,7 +336,7 @@ fn updated(secs: u64) -> String {
 }
 
 /// A ready call whose session ends in an hour, at the moment when the second one is dialled.
-fn aging() -> Pair {
+pub(super) fn aging() -> Pair {
     let mut pair = Pair::with(Setup {
         policy: Arc::new(Policy::default()),
         ..setup()
@@ -334,9 +405,17 @@ fn a_session_is_replaced_before_it_expires_at_a_silent_moment() {
     let said = pair.speak();
     assert!(pair.standby.texts().last().unwrap().contains(&said));
     // What the old one still says is not heard.
+    // It is counted all the same.
     pair.carrier.got.clear();
+    let before = pair.session.stats().clone();
     pair.model(&delta("a9", &payload(3)));
     assert!(pair.carrier.got.is_empty());
+    let stats = pair.session.stats();
+    assert_eq!(stats.outbound_bytes, before.outbound_bytes + 160);
+    assert_eq!(
+        stats.outbound_bytes_dropped,
+        before.outbound_bytes_dropped + 160
+    );
     pair.close(Leg::Realtime, 1000);
     pair.gone(Leg::Realtime, Closed::Eof);
     assert_eq!(pair.reason(), None);

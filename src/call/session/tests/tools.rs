@@ -1,7 +1,8 @@
 //! A session whose model uses tools: what goes to whom, and in which order.
 
 use super::harness::*;
-use crate::call::fact::{EndReason, Fact};
+use crate::call::fact::{Drop, EndReason, Fact};
+use crate::call::policy::Policy;
 use crate::call::session::Setup;
 use crate::call::tools::{Outcome, ToolCallId, ToolResult};
 use crate::proto::realtime::settings::Settings;
@@ -10,6 +11,12 @@ use serde_json::Value;
 use std::sync::Arc;
 
 fn with_tools() -> Pair {
+    with_tools_and(|_| {})
+}
+
+fn with_tools_and(change: impl FnOnce(&mut Policy)) -> Pair {
+    let mut policy = Policy::clone(&setup().policy);
+    change(&mut policy);
     let look_up = "name = \"look_up\"\nurl = \"http://127.0.0.1:9/\"";
     let mut tools = vec![toml::from_str::<Tool>(look_up).expect("a tool")];
     tools.extend(Builtin::ALL.map(Tool::builtin));
@@ -18,6 +25,7 @@ fn with_tools() -> Pair {
             tools,
             ..Settings::default()
         }),
+        policy: Arc::new(policy),
         ..setup()
     });
     pair.carrier(START);
@@ -93,6 +101,25 @@ fn a_response_waits_for_the_one_under_way() {
     assert_eq!(told(&pair), ["a=A"]);
     pair.model(r#"{"type":"response.done","response":{"id":"resp_2","status":"completed"}}"#);
     assert_eq!(told(&pair), ["a=A", "response.create"]);
+}
+
+#[test]
+fn a_response_that_was_waited_for_serves_the_answers_of_the_one_that_ended_just_now() {
+    let mut pair = with_tools();
+    function_call(&mut pair, "a", "look_up", "{}");
+    response_done(&mut pair);
+    // The server answers the caller by itself, with a call of its own.
+    pair.model(r#"{"type":"response.created","response":{"id":"resp_2"}}"#);
+    answer(&mut pair, "a", "A");
+    pair.model(r#"{"type":"response.output_item.done","response_id":"resp_2","item":{"id":"i","type":"function_call","status":"completed","name":"take_note","call_id":"b","arguments":"{\"text\":\"x\"}"}}"#);
+    pair.model(r#"{"type":"response.done","response":{"id":"resp_2","status":"completed"}}"#);
+    let all = ["a=A", "b={\"ok\":true}", "response.create"];
+    assert_eq!(told(&pair), all);
+    pair.model(
+        r#"{"type":"response.created","response":{"id":"resp_3","metadata":{"voxrelay":"tools"}}}"#,
+    );
+    pair.model(r#"{"type":"response.done","response":{"id":"resp_3","status":"completed"}}"#);
+    assert_eq!(told(&pair), all, "one for both");
 }
 
 #[test]
@@ -196,4 +223,74 @@ fn a_caller_who_speaks_into_the_goodbye_keeps_the_call() {
     );
     pair.pass(25_000);
     assert_eq!(pair.reason(), None);
+}
+
+#[test]
+fn tones_that_find_no_room_leave_the_models_item_and_its_response_alone() {
+    let mut pair = with_tools_and(|policy| policy.unplayed_ms_max = 2_000);
+    pair.model(&delta("item_1", &encode(&[0x55; 15_200])));
+    pair.model.got.clear();
+    function_call(
+        &mut pair,
+        "a",
+        "send_dtmf",
+        "{\"digits\":\"1234567890123456\"}",
+    );
+    let stats = pair.session.stats();
+    assert!(stats.outbound_bytes_dropped > 0, "not all tones fit");
+    assert!(!told(&pair).contains(&"response.cancel".to_owned()));
+    // Once there is room again, the item goes on, and is heard to its end.
+    pair.pass(1_500);
+    pair.model(&delta("item_1", &encode(&[0x66; 8_000])));
+    assert_eq!(pair.dropped(Drop::LateDelta), 0);
+    assert!(
+        pair.carrier
+            .texts()
+            .iter()
+            .any(|text| text.contains(&encode(&[0x66; 8_000])))
+    );
+    response_done(&mut pair);
+    pair.pass(2_000);
+    pair.speak();
+    let heard = pair.facts.iter().find_map(|fact| match fact {
+        Fact::Heard {
+            heard_ms, total_ms, ..
+        } => Some((*heard_ms, *total_ms)),
+        _ => None,
+    });
+    assert_eq!(heard, Some((2_900, 2_900)));
+    assert!(!told(&pair).contains(&"conversation.item.truncate".to_owned()));
+}
+
+#[test]
+fn tones_do_not_lengthen_the_models_item() {
+    let mut pair = with_tools();
+    pair.model(&delta("item_1", &encode(&[0x55; 800])));
+    function_call(&mut pair, "a", "send_dtmf", "{\"digits\":\"12\"}");
+    pair.model.got.clear();
+    pair.pass(200);
+    pair.model(
+        r#"{"type":"input_audio_buffer.speech_started","audio_start_ms":900,"item_id":"item_2"}"#,
+    );
+    let heard = pair.facts.iter().find_map(|fact| match fact {
+        Fact::Heard {
+            heard_ms, total_ms, ..
+        } => Some((*heard_ms, *total_ms)),
+        _ => None,
+    });
+    assert_eq!(heard, Some((100, 100)));
+    assert_eq!(told(&pair), [""; 0]);
+}
+
+#[test]
+fn tones_are_no_answer_of_the_models() {
+    let mut pair = with_tools();
+    pair.model(r#"{"type":"input_audio_buffer.speech_stopped"}"#);
+    function_call(&mut pair, "a", "send_dtmf", "{\"digits\":\"1\"}");
+    assert!(pair.session.stats().outbound_bytes_sent > 0);
+    let turn = pair.session.turns().last().expect("a turn");
+    assert_eq!(turn.first_delta, None);
+    pair.model(&delta("item_1", &payload(1)));
+    let turn = pair.session.turns().last().expect("a turn");
+    assert!(turn.first_delta.is_some());
 }

@@ -7,27 +7,39 @@ use crate::transport::roots;
 use std::sync::Mutex;
 use tokio::net::TcpListener;
 
-const SLOT: SlotKey = SlotKey {
+pub(super) const SLOT: SlotKey = SlotKey {
     index: 3,
     generation: 4,
 };
 
-fn dialling(url: String, keys: &[&str]) -> Config {
+pub(super) fn dialling(url: String, keys: &[&str]) -> Config {
     let mut config = loopback_config();
     config.realtime.url = url;
     config.realtime.api_keys = keys.iter().map(|key| Secret::new(*key)).collect();
     config
 }
 
-async fn dial(house: &House) -> Result<Established, String> {
-    let order = ToDesk::Dial {
+fn dial_order(once: bool) -> ToDesk {
+    ToDesk::Dial {
         worker: WorkerId(1),
         slot: SLOT,
         call_id: CallId::new("c").unwrap(),
         leg: Leg::Realtime,
-        once: false,
-    };
-    house.orders.send(order).await.unwrap();
+        once,
+    }
+}
+
+pub(super) async fn dial(house: &House) -> Result<Established, String> {
+    house.orders.send(dial_order(false)).await.unwrap();
+    answer(house).await
+}
+
+async fn redial(house: &House) -> Result<Established, String> {
+    house.orders.send(dial_order(true)).await.unwrap();
+    answer(house).await
+}
+
+async fn answer(house: &House) -> Result<Established, String> {
     match house.workers[1].next().await {
         ToWorker::Upstream { slot, leg, outcome } => {
             assert_eq!((slot, leg), (SLOT, Leg::Realtime));
@@ -124,7 +136,7 @@ async fn a_tls_model_is_reached_through_the_ca_file_and_refused_without() {
 }
 
 /// Answers each connection with the next of `answers`, then closes; returns the keys it was shown.
-async fn refusing(listener: &TcpListener, answers: &[&str]) -> Vec<String> {
+pub(super) async fn refusing(listener: &TcpListener, answers: &[&str]) -> Vec<String> {
     let mut keys = Vec::new();
     for answer in answers {
         let (mut socket, _) = listener.accept().await.unwrap();
@@ -293,25 +305,6 @@ async fn a_leg_that_nobody_wants_is_closed_with_a_masked_close_frame() {
 }
 
 #[tokio::test]
-async fn a_call_that_was_announced_finds_its_connection_made() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("ws://{}", listener.local_addr().unwrap());
-    let house = House::new(dialling(url, &[]));
-    let call_id = CallId::new("c").unwrap();
-    house
-        .orders
-        .send(ToDesk::Predial { call_id })
-        .await
-        .unwrap();
-    let (socket, _) = listener.accept().await.unwrap();
-    // A second connection would find nobody.
-    drop(listener);
-    let model = tungstenite_model(socket);
-    let relay = async { talk_as_relay(dial(&house).await.unwrap()).await };
-    tokio::join!(model, relay);
-}
-
-#[tokio::test]
 async fn nobody_listening_is_an_error_after_the_attempts() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("ws://{}", listener.local_addr().unwrap());
@@ -319,6 +312,120 @@ async fn nobody_listening_is_an_error_after_the_attempts() {
     let house = House::new(dialling(url, &[]));
     let error = dial(&house).await.unwrap_err();
     assert!(error.starts_with("no connection"), "{error}");
+}
+
+#[tokio::test]
+async fn a_redial_tries_each_key_of_the_one_endpoint_and_nothing_twice() {
+    let quota = r#"429 Too Many Requests|{"error":{"code":"insufficient_quota"}}"#;
+    let refused = ["401 Unauthorized|{}", quota];
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("ws://{}", listener.local_addr().unwrap());
+    let house = House::new(dialling(url, &["sk-a", "sk-b", "sk-c"]));
+    let model = async {
+        let keys = refusing(&listener, &refused).await;
+        let (socket, _) = listener.accept().await.unwrap();
+        (keys, tungstenite_model(socket).await.1)
+    };
+    let relay = async { talk_as_relay(redial(&house).await.unwrap()).await };
+    let ((keys, last), ()) = tokio::join!(model, relay);
+    assert_eq!(keys, ["sk-a", "sk-b"]);
+    assert_eq!(last.as_deref(), Some("Bearer sk-c"));
+    // The one that is left first; then those that were refused a moment ago, before the call is given up.
+    let answers = ["401 Unauthorized|{}"; 3];
+    let (outcome, mut keys) = tokio::join!(redial(&house), refusing(&listener, &answers));
+    assert_eq!(outcome.unwrap_err(), "refused with 401");
+    assert_eq!(keys[0], "sk-c");
+    keys.sort();
+    assert_eq!(keys, ["sk-a", "sk-b", "sk-c"]);
+    // What may pass is not tried again by a redial, whose call has its own waits.
+    let answers = ["503 No|"];
+    let (outcome, _) = tokio::join!(redial(&house), refusing(&listener, &answers));
+    assert_eq!(outcome.unwrap_err(), "refused with 503");
+}
+
+#[tokio::test]
+async fn a_key_that_is_refused_does_not_hide_that_another_may_do_better_later() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("ws://{}", listener.local_addr().unwrap());
+    let house = House::new(dialling(url, &["sk-a", "sk-b"]));
+    let rate = r#"429 Too Many Requests|{"error":{"code":"rate_limit_exceeded"}}"#;
+    let answers = [rate, "401 Unauthorized|{}"];
+    let (outcome, _) = tokio::join!(redial(&house), refusing(&listener, &answers));
+    assert_eq!(
+        outcome.unwrap_err(),
+        "refused with 429, rate_limit_exceeded"
+    );
+}
+
+#[tokio::test]
+async fn an_endpoint_whose_connection_was_of_no_use_is_not_the_next_one() {
+    let listeners = [
+        TcpListener::bind("127.0.0.1:0").await.unwrap(),
+        TcpListener::bind("127.0.0.1:0").await.unwrap(),
+    ];
+    let mut config = dialling(String::new(), &[]);
+    config.realtime.endpoints = listeners
+        .iter()
+        .map(|listener| config::EndpointConfig {
+            url: format!("ws://{}", listener.local_addr().unwrap()),
+            weight: 1,
+            api_keys: Vec::new(),
+        })
+        .collect();
+    let house = House::new(config);
+    // Which of the two is asked.
+    let asked = async || {
+        let (at, socket) = tokio::select! {
+            first = listeners[0].accept() => (0, first.unwrap().0),
+            second = listeners[1].accept() => (1, second.unwrap().0),
+        };
+        tungstenite_model(socket).await;
+        at
+    };
+    let connect = async || talk_as_relay(redial(&house).await.unwrap()).await;
+    let (first, ()) = tokio::join!(asked(), connect());
+    let call_id = CallId::new("c").unwrap();
+    house
+        .orders
+        .send(ToDesk::Distrust { call_id })
+        .await
+        .unwrap();
+    for _ in 0..8 {
+        let (at, ()) = tokio::join!(asked(), connect());
+        assert_ne!(at, first);
+    }
+}
+
+#[tokio::test]
+async fn an_answer_waits_for_a_worker_whose_queue_is_full() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("ws://{}", listener.local_addr().unwrap());
+    let house = House::new(dialling(url, &[]));
+    let mut orders = 0;
+    while house.senders[1].send(ToWorker::Stop).is_ok() {
+        orders += 1;
+    }
+    house.orders.send(dial_order(true)).await.unwrap();
+    refusing(&listener, &["404 Not Found|"]).await;
+    // Another worker's answer comes past it.
+    let other = ToDesk::Dial {
+        worker: WorkerId(0),
+        slot: SLOT,
+        call_id: CallId::new("d").unwrap(),
+        leg: Leg::Realtime,
+        once: true,
+    };
+    house.orders.send(other).await.unwrap();
+    refusing(&listener, &["404 Not Found|"]).await;
+    let ToWorker::Upstream { .. } = house.workers[0].next().await else {
+        panic!("another order");
+    };
+    for _ in 0..orders {
+        let ToWorker::Stop = house.workers[1].next().await else {
+            panic!("another order");
+        };
+    }
+    assert_eq!(answer(&house).await.unwrap_err(), "refused with 404");
 }
 
 #[test]
