@@ -226,6 +226,13 @@ pub enum Fact {
         /// The mean probability of its tokens, 0 to 1, where the model gave them.
         confidence: Option<f64>,
     },
+    /// An item joined the conversation, as the model wrote it. It may come again when it is known to be complete.
+    Item {
+        /// Its id, where it has one.
+        item_id: Option<ItemId>,
+        /// The JSON, byte by byte.
+        json: String,
+    },
     /// An item of the model's is over: what the caller heard of it. All of it, or less when it was cut.
     Heard {
         /// The conversation item.

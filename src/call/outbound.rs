@@ -17,7 +17,7 @@ use crate::base::time::Now;
 use crate::base::unit::AudioMs;
 use crate::proto::audio::base64;
 use crate::proto::decode::Noticed;
-use crate::proto::realtime::server_event::{AudioDelta, ServerEvent, SessionEcho};
+use crate::proto::realtime::server_event::{AudioDelta, KeptItem, ServerEvent, SessionEcho};
 
 /// Errors that say before the session is ready that there will be none: the key, the money, the model, the
 /// server (reference: error codes, and `error.type` where the code is null).
@@ -287,6 +287,16 @@ impl Call {
             _ => return,
         };
         self.on_sign_of_life(known(response_id, ResponseId::MAX), now);
+    }
+
+    /// An item of the conversation as the model wrote it, for the record alone.
+    pub fn handle_item(&mut self, kept: KeptItem) {
+        if !self.phase.is_ended() {
+            self.facts.push_back(Fact::Item {
+                item_id: item(Some(&kept.id)),
+                json: kept.json,
+            });
+        }
     }
 
     /// All that a response had to say is there.

@@ -322,7 +322,7 @@ fn log(report: &Report) {
         // A digit may belong to a PIN; deltas and marks are many and say nothing that their wholes do not.
         Fact::Dtmf { .. } => tracing::debug!(call, "key pressed"),
         Fact::NoteTaken { .. } => tracing::debug!(call, "note taken"),
-        Fact::TranscriptDelta { .. } | Fact::MarkReturned { .. } => {}
+        Fact::TranscriptDelta { .. } | Fact::MarkReturned { .. } | Fact::Item { .. } => {}
     }
 }
 

@@ -11,7 +11,7 @@ use crate::store::analytics::sentiment;
 use crate::store::record::analysis::Analytics;
 use crate::store::record::call::{NoteSource, Turn};
 use crate::store::record::event::{Ended, Event, Happened, Noted, Ready, Started, Used};
-use crate::store::record::item::Raw;
+use crate::store::record::item::{Item, Raw};
 use crate::store::record::money::{Counts, PriceTable, Usage};
 use crate::store::record::transcript::{CallTime, Entry, Normalizer, Speaker, Transcript};
 use std::sync::Arc;
@@ -30,6 +30,8 @@ pub struct Intake {
     /// The caller's entries alone.
     said: Transcript,
     said_bytes: usize,
+    /// Items that will come because another session was told the conversation: they are in the record already.
+    told: u32,
 }
 
 impl Intake {
@@ -43,6 +45,7 @@ impl Intake {
             live: Live::default(),
             said: Transcript::default(),
             said_bytes: 0,
+            told: 0,
         }
     }
 
@@ -92,6 +95,14 @@ impl Intake {
                 session_update: Raw::new(session_update),
             }
             .into()),
+            Fact::Item { .. } if self.told > 0 => self.told -= 1,
+            Fact::Item { item_id, json } => {
+                // The model's own text, so it is JSON; one that is too long for the journal is left out.
+                if let Some(item) = Raw::new(json) {
+                    let item_id = item_id.map_or(String::new(), |id| id.as_str().to_owned());
+                    out(Item { item_id, item }.into());
+                }
+            }
             Fact::ResponseDone {
                 response_id,
                 usage: Some(usage),
@@ -134,10 +145,14 @@ impl Intake {
             Fact::Reconnecting { attempt, cause, .. } => {
                 happened("reconnecting", format!("try {attempt}: {cause}"));
             }
-            Fact::Reconnected { gap_ms, .. } => {
+            Fact::Reconnected { gap_ms, items, .. } => {
+                self.told = *items;
                 happened("reconnected", format!("after {gap_ms} ms"));
             }
-            Fact::RolledOver { .. } => happened("rolled_over", String::new()),
+            Fact::RolledOver { items } => {
+                self.told = *items;
+                happened("rolled_over", String::new());
+            }
             Fact::ModelUnavailable { action } => {
                 happened("model_unavailable", action.label().to_owned());
             }
@@ -347,6 +362,39 @@ mod tests {
             row.session_update.as_ref().unwrap().as_str(),
             r#"{"type":"session.update"}"#
         );
+    }
+
+    #[test]
+    fn items_are_kept_as_they_came_and_those_that_a_new_session_was_told_are_not() {
+        let item = |id: &str| Fact::Item {
+            item_id: ItemId::new(id),
+            json: format!(r#"{{ "id":"{id}", "content":["はい"] }}"#),
+        };
+        let reconnected = Fact::Reconnected {
+            gap_ms: 5,
+            attempts: 1,
+            items: 2,
+        };
+        let facts = [
+            item("a"),
+            item("b"),
+            reconnected,
+            item("c"),
+            item("d"),
+            item("e"),
+        ];
+        let mut intake = Intake::new("", prices());
+        let mut kept = Vec::new();
+        for fact in facts {
+            intake.observe(&fact, at(5), |event| {
+                if let Event::Item(item) = event {
+                    kept.push(item.item.as_str().to_owned());
+                }
+            });
+        }
+        let expected =
+            ["a", "b", "e"].map(|id| format!(r#"{{ "id":"{id}", "content":["はい"] }}"#));
+        assert_eq!(kept, expected);
     }
 
     #[test]

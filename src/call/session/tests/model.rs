@@ -212,6 +212,23 @@ fn turns_responses_and_transcripts_are_reported_in_order() {
 }
 
 #[test]
+fn items_are_reported_byte_by_byte_when_they_are_complete() {
+    let mut pair = Pair::ready();
+    pair.facts.clear();
+    let json = r#"{ "id":"item_u", "type":"message","role":"user" , "n":1.10,"content":[{"transcript":"\u306f\u3044 はい"}] }"#;
+    pair.model(&format!(
+        r#"{{"type":"conversation.item.added","item":{json}}}"#
+    ));
+    assert_eq!(pair.facts, []);
+    pair.model(&format!(
+        r#"{{"event_id":"e","item": {json} ,"type":"conversation.item.done"}}"#
+    ));
+    let item_id = ItemId::new("item_u");
+    let json = json.to_owned();
+    assert_eq!(pair.facts, [Fact::Item { item_id, json }]);
+}
+
+#[test]
 fn a_failed_response_reports_its_error_and_the_call_goes_on() {
     let mut pair = Pair::ready();
     pair.facts.clear();
