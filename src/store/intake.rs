@@ -5,11 +5,11 @@
 //! is what was reported since the last group commit.
 
 use crate::base::time::Now;
-use crate::call::fact::{EndReason, Fact};
+use crate::call::fact::{EndReason, Fact, Stats};
 use crate::store::analytics::live::Live;
 use crate::store::analytics::sentiment;
 use crate::store::record::analysis::Analytics;
-use crate::store::record::call::{NoteSource, Turn};
+use crate::store::record::call::{Metadata, NoteSource, Turn};
 use crate::store::record::event::{Ended, Event, Happened, Noted, Ready, Started, Used};
 use crate::store::record::item::{Item, Raw};
 use crate::store::record::money::{Counts, PriceTable, Usage};
@@ -166,7 +166,17 @@ impl Intake {
                 let ms = took.as_millis();
                 happened("tool", format!("{name}: {} in {ms} ms", outcome.label()));
             }
-            Fact::Ended { reason, .. } => self.end(*reason, now, &mut out),
+            Fact::Ended { reason, stats } => {
+                if let Some(word) = network_quality(stats) {
+                    let network_quality = Some(word.to_owned());
+                    out(Metadata {
+                        network_quality,
+                        ..Metadata::default()
+                    }
+                    .into());
+                }
+                self.end(*reason, now, &mut out);
+            }
             _ => {}
         }
     }
@@ -196,6 +206,18 @@ impl Intake {
     }
 }
 
+/// How well the caller's audio came in: by how much of it never came. `None` when none was expected.
+fn network_quality(stats: &Stats) -> Option<&'static str> {
+    let lost = stats.filled_bytes;
+    match (stats.inbound_bytes, lost) {
+        (0, _) => None,
+        // One in a thousand is not heard; one in a hundred is, in speech.
+        (all, lost) if lost * 1_000 <= all => Some("good"),
+        (all, lost) if lost * 100 <= all => Some("fair"),
+        _ => Some("poor"),
+    }
+}
+
 fn noted(text: &str, source: NoteSource) -> Event {
     let text = text.to_owned();
     Noted { text, source }.into()
@@ -206,7 +228,7 @@ mod tests {
     use super::*;
     use crate::base::id::{CallId, ItemId, ResponseId, StreamSid};
     use crate::base::time::Mono;
-    use crate::call::fact::{Speaker as Said, Stats};
+    use crate::call::fact::Speaker as Said;
     use crate::store::record::analysis::Mood;
     use crate::store::record::money::{Nano, Price, Prices};
     use crate::store::record::state::{Stamp, State, apply};
@@ -410,6 +432,20 @@ mod tests {
         }
         assert_eq!(used.len(), 1);
         assert_eq!((used[0].cost, used[0].usage.total()), (None, 110));
+    }
+
+    #[test]
+    fn the_networks_quality_is_what_never_came() {
+        let of = |inbound_bytes, filled_bytes| {
+            network_quality(&Stats {
+                inbound_bytes,
+                filled_bytes,
+                ..Stats::default()
+            })
+        };
+        assert_eq!(of(0, 0), None);
+        assert_eq!((of(1_000, 1), of(1_000, 2)), (Some("good"), Some("fair")));
+        assert_eq!((of(1_000, 10), of(1_000, 11)), (Some("fair"), Some("poor")));
     }
 
     #[test]

@@ -15,6 +15,7 @@
 //! | [`item`] | conversation items, byte by byte as they came |
 //! | [`transcript`] | who said what and what was heard of it, from a call's facts |
 //! | [`money`] | tokens, price table, cost in billionths of a dollar |
+//! | [`caption`] | a transcript as captions |
 //! | [`event`] | what one journal entry says, its bytes, and older versions of them |
 //! | [`state`] | events folded into rows |
 //! | [`time`] | times as people read them |
@@ -22,6 +23,7 @@
 pub mod agent;
 pub mod analysis;
 pub mod call;
+pub mod caption;
 pub mod event;
 pub mod item;
 pub mod money;
