@@ -11,6 +11,7 @@ pub mod env;
 pub mod file;
 pub mod prove;
 pub mod schema;
+pub mod stored;
 pub mod url;
 
 pub use crate::base::secret::Secret;

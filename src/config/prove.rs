@@ -71,7 +71,7 @@ pub fn prove(values: &Values, vars: &Vars, problems: &mut Vec<Problem>) -> Confi
 
 pub(super) struct Prover<'a> {
     pub(super) values: &'a Values,
-    vars: &'a Vars,
+    pub(super) vars: &'a Vars,
     pub(super) problems: &'a mut Vec<Problem>,
 }
 

@@ -221,13 +221,16 @@ const HOMES: &[(&str, &[&str])] = &[
     ("tower_http", &["control"]),
     ("hdrhistogram", &["simulate"]),
     ("sled", &["store"]),
+    ("crc32c", &["store", "call::track"]),
+    ("rubato", &["store::recording"]),
+    ("vader_parity", &["store::analytics"]),
     ("clap", &["cli", ""]),
     ("mimalloc", &[""]),
     ("reqwest", &["outcall"]),
 ];
 
 /// Modules without I/O, clock, lock, log or chance.
-const PURE: &[&str] = &["base", "proto", "call"];
+const PURE: &[&str] = &["base", "proto", "call", "store::record"];
 
 /// Words that no pure module may hold, and why.
 const BANNED_WORDS: &[(&str, &str)] = &[

@@ -32,6 +32,18 @@ mod tests {
         }
     }
 
+    #[cfg(feature = "daemon")]
+    #[test]
+    fn every_sample_can_be_sent_to_a_model() {
+        for agent in agents() {
+            let rendered = agent.rendered(&Variables::new(), 1).unwrap();
+            for settings in [&agent.settings, &rendered] {
+                let proven = crate::config::stored::prove_agent(settings, false);
+                assert!(proven.is_ok(), "{proven:?}");
+            }
+        }
+    }
+
     #[test]
     fn earl_has_what_the_older_backend_had() {
         let earl = earl();
