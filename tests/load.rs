@@ -425,3 +425,33 @@ async fn a_certificate_that_nobody_vouches_for_is_named() {
     assert_eq!(ran.code, Some(1), "{}", ran.all());
     assert!(ran.stderr.contains("--ca-file"), "{}", ran.stderr);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_that_runs_elsewhere_with_tls_is_tested_like_our_own() {
+    let authority = Authority::new();
+    let identity = authority.identity();
+    let model_port = free_port().await;
+    let launch = Launch::serve(&format!("ws://127.0.0.1:{model_port}/v1/realtime"));
+    let cert = launch.file("cert.pem", &identity.cert);
+    let key = launch.file("key.pem", &identity.key);
+    let ca = launch.file("ca.pem", &authority.pem);
+    let daemon = launch
+        .env("VOXRELAY__LISTEN__TLS__CERT_FILE", &cert)
+        .env("VOXRELAY__LISTEN__TLS__KEY_FILE", &key)
+        .start()
+        .await;
+    let port = daemon.addr.port();
+    let ran = load(&format!(
+        "--relay wss://127.0.0.1:{port}/media-stream/{{call}} --ca-file {ca} --model-listen 127.0.0.1:{model_port} \
+         --calls 3 --ramp 50/s --hold 1s --allow-late --json -"
+    ))
+    .await;
+    assert_eq!(ran.code, Some(0), "{}", ran.all());
+    let run = &document(&ran)["runs"][0];
+    assert_eq!(run["calls"]["ended"], 3, "{run}");
+    assert_eq!(
+        run["relay_cost"],
+        Value::Null,
+        "nobody said which process it is"
+    );
+}

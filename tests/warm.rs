@@ -181,6 +181,23 @@ async fn a_caller_who_is_gone_before_the_start_takes_the_connection_along() {
 }
 
 #[tokio::test]
+async fn a_call_whose_stream_never_came_gives_its_connection_up_when_the_carrier_says_so() {
+    let mut model = Model::plain().await;
+    let daemon = Launch::serve(&model.url).start().await;
+    let call_sid = "CA00000000000000000000000000000009";
+    ring(&daemon, call_sid).await;
+    let mut early = model.accept().await;
+    early.settle().await;
+    let form = [("CallSid", call_sid), ("CallStatus", "completed")];
+    let asked = post_form(daemon.addr, "/api/twilio/after-stream", &form, &[]);
+    let (answer, closed) = tokio::join!(asked, early.closed());
+    assert_eq!((answer.status, closed), (200, Some(1000)));
+    daemon
+        .counted(ENDED, &[("kind", "predial"), ("outcome", "cancelled")], 1.0)
+        .await;
+}
+
+#[tokio::test]
 async fn the_drain_closes_what_waits_and_dials_nothing_for_it() {
     let mut model = Model::plain().await;
     let mut daemon = pool(&model.url, 2)

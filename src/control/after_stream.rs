@@ -10,6 +10,7 @@ use super::Shared;
 use super::webhook::{Failure, accept, said};
 use crate::base::id::{CallId, CallSid};
 use crate::base::limit::TICKET_LIFE;
+use crate::bus::command::ToDesk;
 use crate::call::fact::{Fact, OnModelUnavailable, Report};
 use crate::proto::carrier::twiml;
 use axum::extract::{Request, State};
@@ -41,6 +42,10 @@ async fn decide(shared: &Shared, request: Request) -> Result<(&'static str, Stri
     let Some(call_sid) = CallSid::new(webhook.param("CallSid")) else {
         return Ok(("after_unknown", twiml::nothing()));
     };
+    if let Some(call_id) = shared.calls.after.call_id(call_sid) {
+        // A stream that never came leaves a connection that was dialled for it; a full queue leaves it to its own life.
+        let _ = shared.desk.try_send(ToDesk::Forget { call_id });
+    }
     let deadline = Instant::now() + END_WAIT;
     Ok(match shared.calls.after.known(call_sid, deadline).await {
         Known::Unavailable(action) => match &*action {
@@ -130,6 +135,11 @@ impl AfterStream {
             _ => return,
         }
         self.changed.notify_waiters();
+    }
+
+    /// The call's id here, as long as it is known.
+    fn call_id(&self, call_sid: CallSid) -> Option<CallId> {
+        self.lock().calls.get(&call_sid).map(|entry| entry.call_id)
     }
 
     /// Forgets what is too old.

@@ -58,6 +58,9 @@ pub struct LoadArgs {
     /// All calls' frames at the same moment, instead of each call at its own within the 20 ms
     #[arg(long)]
     pub aligned: bool,
+    /// Frames that are due within this are due together; 0 gives each call its own moment and costs the generator more
+    #[arg(long, value_name = "TIME", default_value = "100us", value_parser = parse_time)]
+    pub slot: Duration,
     /// One run for each of these numbers of calls, to find the knee
     #[arg(long, value_name = "N,N,...", value_delimiter = ',', conflicts_with_all = ["churn", "against"])]
     pub step: Vec<u32>,
@@ -149,6 +152,7 @@ impl LoadArgs {
             }),
             model_latency: Duration::from_millis(self.model_latency),
             aligned: self.aligned,
+            slot: self.slot,
             webhook: None,
             relay: String::new(),
             auth_token: self.auth_token.clone(),
@@ -174,6 +178,7 @@ fn parse_share(text: &str) -> Result<f64, String> {
 
 fn parse_time(text: &str) -> Result<Duration, String> {
     let units = [
+        ("us", 0.000_001),
         ("ms", 0.001),
         ("s", 1.0),
         ("m", 60.0),

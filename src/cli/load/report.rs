@@ -254,7 +254,7 @@ pub fn json(run: &Run) -> Value {
         "plan": {
             "calls": plan.calls, "ramp_per_s": plan.ramp, "hold_s": plan.hold.as_secs_f64(),
             "profile": plan.profile.label(), "barge_in_rate": plan.barge_in_rate, "churn": churn,
-            "model_latency_ms": plan.model_latency.as_secs_f64() * 1e3, "aligned": plan.aligned,
+            "model_latency_ms": plan.model_latency.as_secs_f64() * 1e3, "aligned": plan.aligned, "slot_us": plan.slot.as_micros() as u64,
             "url": plan.relay, "webhook": plan.webhook, "seed": plan.seed,
         },
         "measured_s": run.ran.window.as_secs_f64(),

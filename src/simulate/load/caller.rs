@@ -392,11 +392,13 @@ pub fn digits(mut number: u64, room: &mut [u8; 20]) -> &[u8] {
     }
 }
 
-/// How far into the 20 ms this call's frames lie: each call its own place, spread evenly.
-pub fn phase(place: u32) -> Duration {
+/// How far into the 20 ms this call's frames lie: spread evenly, in steps of `slot` (zero: each call its own moment).
+pub fn phase(place: u32, slot: Duration) -> Duration {
     // The golden ratio's multiples: evenly spread at any number of calls, and the next call is never the next moment.
     let share = (f64::from(place) * 0.618_033_988_749_894_9).fract();
-    Duration::from_nanos((share * BLOCK_NANOS as f64) as u64)
+    let nanos = (share * BLOCK_NANOS as f64) as u64;
+    let slot = (slot.as_nanos() as u64).max(1);
+    Duration::from_nanos(nanos - nanos % slot)
 }
 
 #[cfg(test)]
@@ -413,10 +415,12 @@ mod tests {
     #[test]
     fn phases_are_spread_over_the_frame() {
         let mut phases: Vec<u64> = (0..100)
-            .map(|place| phase(place).as_micros() as u64)
+            .map(|place| phase(place, Duration::ZERO).as_micros() as u64)
             .collect();
         phases.sort_unstable();
         let widest = phases.windows(2).map(|pair| pair[1] - pair[0]).max();
         assert!(phases[99] < 20_000 && widest < Some(400), "{widest:?}");
+        let slot = Duration::from_micros(100);
+        assert!((0..100).all(|place| phase(place, slot).as_micros().is_multiple_of(100)));
     }
 }

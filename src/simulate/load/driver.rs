@@ -24,6 +24,10 @@ const TICK: Duration = Duration::from_millis(50);
 const LAST_CALLS: Duration = Duration::from_secs(15);
 /// How often the thread's own CPU time is read.
 const CPU_EVERY: u64 = 100_000_000;
+/// With so many calls arrivals are read in groups: else the generator's wake-ups cost more than its work.
+const GATHER_CALLS: u32 = 300;
+/// What that can add to a delay, at most; it counts against the relay.
+const GATHER: Duration = Duration::from_micros(50);
 /// Calls placed in one turn at most, so that a high rate does not keep frames waiting.
 const PLACED_MAX: u32 = 16;
 
@@ -84,6 +88,12 @@ pub fn run(
         enters: driver.ring.enters,
         tally: driver.world.tally,
     })
+}
+
+/// The oldest and cheapest congestion control: a paced one (BBR) arms a timer for many sends, and loopback has no congestion.
+pub(super) fn plain_congestion(socket: &socket2::Socket) {
+    // Refused: then it is the system's own, and costs the generator more.
+    let _ = socket.set_tcp_congestion(b"reno");
 }
 
 struct Driver<'a> {
@@ -238,7 +248,8 @@ impl Driver<'_> {
     /// Waits, and handles what came.
     fn turn(&mut self, wait: Duration) -> io::Result<()> {
         let mut completions = std::mem::take(&mut self.completions);
-        self.ring.wait(wait, &mut completions)?;
+        let gather = (self.world.live >= GATHER_CALLS).then_some(GATHER);
+        self.ring.wait(wait, gather, &mut completions)?;
         // All of these were there when the wait returned: that is when they arrived.
         let now = self.now();
         for completion in completions.drain(..) {
@@ -278,6 +289,7 @@ impl Driver<'_> {
                 Ok((stream, _)) => {
                     // Without it each event waits for the peer's acknowledgement; nobody would believe such times.
                     stream.set_nodelay(true)?;
+                    plain_congestion(&socket2::SockRef::from(&stream));
                     self.world.accept(stream.into());
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),

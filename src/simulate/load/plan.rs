@@ -64,6 +64,8 @@ pub struct Plan {
     pub model_latency: Duration,
     /// All frames of all calls at the same moment, instead of each call at its own.
     pub aligned: bool,
+    /// Frames due within this are due together: a wake-up of the generator for each frame would cost more than the frame.
+    pub slot: Duration,
     /// Ask this webhook for each call's stream, as a carrier does: `http://host:port/path`.
     pub webhook: Option<String>,
     /// The media stream, `ws://` or `wss://`. A `{call}` in it becomes the call's SID.
@@ -86,6 +88,7 @@ impl Default for Plan {
             churn: None,
             model_latency: Duration::ZERO,
             aligned: false,
+            slot: Duration::from_micros(100),
             webhook: None,
             relay: String::new(),
             auth_token: None,

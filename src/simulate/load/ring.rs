@@ -21,6 +21,8 @@ const CQ_ENTRIES: u32 = 32 * 1024;
 const BUFFERS: u16 = 2048;
 /// Bytes of each: a talk delta of 400 ms in base64 fits.
 const BUFFER_BYTES: usize = 8 * 1024;
+/// Gathering ends early when so many have come.
+const GATHER_COMPLETIONS: usize = 64;
 const PAGE: usize = 4096;
 const GROUP: u16 = 0;
 
@@ -179,6 +181,8 @@ pub struct Ring {
     lent: Option<Vec<Option<Lent>>>,
     free: Vec<u32>,
     outstanding: usize,
+    /// Waiting can gather for a minimum time (6.12).
+    min_wait: bool,
     /// `io_uring_enter` calls so far.
     pub enters: u64,
 }
@@ -213,6 +217,7 @@ impl Ring {
             )?;
         }
         Ok(Self {
+            min_wait: ring.params().is_feature_min_timeout(),
             ring,
             buffers: Some(buffers),
             lent: Some(Vec::new()),
@@ -306,12 +311,23 @@ impl Ring {
             .give_back(buffer);
     }
 
-    /// Submits what is queued, waits for one completion or until `timeout`, and appends all that came.
-    pub fn wait(&mut self, timeout: Duration, out: &mut Vec<Completion>) -> io::Result<()> {
+    /// Submits what is queued, waits for one completion or until `timeout`, and appends all that came. With `gather`, and
+    /// where the kernel can, it stays that long for more to come along.
+    pub fn wait(
+        &mut self,
+        timeout: Duration,
+        gather: Option<Duration>,
+        out: &mut Vec<Completion>,
+    ) -> io::Result<()> {
         self.enters += 1;
         let time = types::Timespec::from(timeout);
-        let args = types::SubmitArgs::new().timespec(&time);
-        match self.ring.submitter().submit_with_args(1, &args) {
+        let mut args = types::SubmitArgs::new().timespec(&time);
+        let mut want = 1;
+        if let Some(least) = gather.filter(|least| self.min_wait && *least < timeout) {
+            args = args.min_wait_usec(least.as_micros() as u32);
+            want = GATHER_COMPLETIONS;
+        }
+        match self.ring.submitter().submit_with_args(want, &args) {
             Ok(_) => {}
             Err(error)
                 if matches!(
@@ -410,7 +426,8 @@ mod tests {
     fn until<T>(ring: &mut Ring, mut found: impl FnMut(&mut Ring, Completion) -> Option<T>) -> T {
         loop {
             let mut out = Vec::new();
-            ring.wait(Duration::from_secs(5), &mut out).expect("wait");
+            ring.wait(Duration::from_secs(5), None, &mut out)
+                .expect("wait");
             assert!(!out.is_empty(), "nothing came in five seconds");
             for completion in out {
                 if let Some(found) = found(ring, completion) {

@@ -10,6 +10,7 @@ use crate::simulate::carrier::client::Target;
 use crate::simulate::carrier::{sign, webhook};
 use crate::simulate::load::caller::{Caller, phase};
 use crate::simulate::load::check::Kind;
+use crate::simulate::load::driver::plain_congestion;
 use crate::simulate::load::ledger::{BLOCK_NANOS, Ledger};
 use crate::simulate::load::ring::Key;
 use crate::simulate::load::session::{Dialect, Session};
@@ -259,7 +260,7 @@ impl World {
         let period = BLOCK_NANOS;
         let phase = match self.plan.aligned {
             true => 0,
-            false => phase(slot as u32).as_nanos() as u64,
+            false => phase(slot as u32, self.plan.slot).as_nanos() as u64,
         };
         let first = now - now % period + phase;
         let first = if first <= now { first + period } else { first };
@@ -345,6 +346,7 @@ fn connect(address: SocketAddr) -> Result<OwnedFd, String> {
         let socket = socket2::Socket::new(domain, socket2::Type::STREAM, None)?;
         socket.set_nonblocking(true)?;
         socket.set_tcp_nodelay(true)?;
+        plain_congestion(&socket);
         match socket.connect(&address.into()) {
             Ok(()) => {}
             Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => {}
