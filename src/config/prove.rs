@@ -310,6 +310,7 @@ impl Prover<'_> {
         }
         Realtime {
             endpoints,
+            prices: self.prices(),
             predial: self.values.bool("realtime.predial"),
             warm_pool: self.values.integer("realtime.warm_pool") as usize,
             warm_max_age: Duration::from_secs(self.values.integer("realtime.warm_max_age_secs")),
