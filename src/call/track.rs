@@ -388,6 +388,9 @@ impl Recorder {
         now: Mono,
         blocks: &mut impl Blocks,
     ) {
+        if text.is_empty() {
+            return;
+        }
         let at = self.caller_at(stamp_ms, now);
         if at > self.caller.next && self.caller.next > 0 {
             self.counts.gaps += 1;
@@ -426,6 +429,9 @@ impl Recorder {
     /// Audio of the agent's that was sent, as base64 text. `line` is where it begins on the playback ledger's line.
     pub fn agent(&mut self, line: u64, text: &[u8], now: Mono, blocks: &mut impl Blocks) {
         let (len, here) = (length(text), self.position(now));
+        if len == 0 {
+            return;
+        }
         let newest = self.runs[RUNS - 1];
         let end = newest.at + newest.len;
         let goes_on = newest.len > 0 && newest.line + newest.len == line && here <= end;

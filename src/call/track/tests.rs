@@ -223,6 +223,23 @@ fn what_a_clear_took_back_is_not_on_the_track_and_what_follows_is() {
 }
 
 #[test]
+fn a_frame_without_audio_leaves_no_trace() {
+    let mut disk = Disk::with(9);
+    let mut recorder = recorder(&mut disk);
+    recorder.caller(Some(900), b"", at_ms(900), &mut disk);
+    recorder.agent(0, &text(&[1; 800]), at_ms(0), &mut disk);
+    for line in [800, 800, 800, 800, 800] {
+        recorder.agent(line, b"", at_ms(10), &mut disk);
+    }
+    recorder.cut(400, at_ms(50), &mut disk);
+    let (length, counts) = recorder.finish(at_ms(100), &mut disk);
+    assert_eq!((length, counts.gaps, counts.cuts), (800, 0, 1));
+    let heard = rendered(&disk.files[1], length as usize);
+    assert_eq!(heard.iter().filter(|byte| **byte == 1).count(), 400);
+    assert!(disk.files[0].is_empty());
+}
+
+#[test]
 fn what_was_never_heard_at_the_end_is_cut() {
     let mut disk = Disk::with(9);
     let mut recorder = recorder(&mut disk);

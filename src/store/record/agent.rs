@@ -46,7 +46,7 @@ pub enum Mode {
 
 /// An agent.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct Agent {
     /// Its key: `[A-Za-z0-9_.-]`, 1 to 64 bytes.
     pub name: String,
@@ -70,7 +70,33 @@ pub struct Agent {
     pub settings: Map<String, Value>,
 }
 
+/// The members of an agent's JSON.
+const MEMBERS: [&str; 7] = [
+    "name",
+    "description",
+    "mode",
+    "recording",
+    "numbers",
+    "lists",
+    "settings",
+];
+
 impl Agent {
+    /// Reads what somebody wrote: a member that we do not know is an error here, where a mistake can still be corrected. What
+    /// is stored is read leniently, since a newer program may have written it.
+    pub fn from_json(value: Value) -> Result<Self, String> {
+        let members = value.as_object().into_iter().flatten();
+        for (name, _) in members {
+            if !MEMBERS.contains(&name.as_str()) {
+                return Err(format!(
+                    "unknown member {name:?}; an agent has {}, and the model's settings stand in `settings`",
+                    MEMBERS.join(", ")
+                ));
+            }
+        }
+        serde_json::from_value(value).map_err(|error| error.to_string())
+    }
+
     /// Its version: the SHA-256 of its content, the first 128 bits in hex. The order of keys does not matter.
     pub fn version(&self) -> String {
         let value = serde_json::to_value(self).unwrap_or_default();
@@ -354,9 +380,25 @@ mod tests {
     }
 
     #[test]
-    fn unknown_fields_are_refused() {
-        let wrong = serde_json::from_value::<Agent>(json!({"name": "a", "voice": "x"}));
-        assert!(wrong.unwrap_err().to_string().contains("voice"));
+    fn unknown_members_are_refused_from_people_and_taken_from_the_journal() {
+        let value = json!({"name": "a", "voice": "x"});
+        let wrong = Agent::from_json(value.clone());
+        assert!(wrong.unwrap_err().contains("\"voice\""));
+        assert_eq!(
+            agent(value),
+            Agent::from_json(json!({"name": "a"})).unwrap()
+        );
+        for wrong in [
+            json!(null),
+            json!([]),
+            json!({}),
+            json!({"name": "a", "mode": "x"}),
+        ] {
+            assert!(Agent::from_json(wrong).is_err());
+        }
+        // The list of members is that of the struct.
+        let all = serde_json::to_value(agent(json!({"name": "a"}))).unwrap();
+        assert!(all.as_object().unwrap().keys().eq(MEMBERS));
     }
 
     #[test]

@@ -159,6 +159,26 @@ fn an_item_is_the_same_bytes_after_the_journal() {
 }
 
 #[test]
+fn a_number_with_a_fraction_is_the_same_after_the_journal() {
+    let mut rng = crate::base::rng::Rng::from_u64(1);
+    for _ in 0..2_000 {
+        let number = f64::from_bits(rng.next_u64());
+        let body = format!(r#"{{"custom":{{"n":{number:?}}}}}"#);
+        let Ok(event) = Event::decode(24, 1, body.as_bytes()) else {
+            assert!(!number.is_finite());
+            continue;
+        };
+        let mut written = Vec::new();
+        event.encode(&mut written);
+        assert_eq!(Event::decode(24, 1, &written).as_ref(), Ok(&event));
+        match event {
+            Event::Metadata(metadata) => assert_eq!(metadata.custom["n"].as_f64(), Some(number)),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
 fn what_a_newer_program_wrote_is_told_apart_from_damage() {
     assert_eq!(
         Event::decode(9_999, 1, b"{}"),
