@@ -3,6 +3,7 @@
 //! To a worker: a bounded queue and an eventfd that its ring watches. Full means the sender is told, and refuses the call.
 //! To the desk: a bounded tokio queue, since the desk is async. Full means the same.
 
+use super::load::{Load, LoadCell};
 use crate::base::id::{CallId, SlotKey, WorkerId};
 use crate::base::time::Now;
 use crate::call::fact::Turn;
@@ -12,7 +13,6 @@ use crate::call::{DialFailure, Leg};
 use crate::transport::Established;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::time::Duration;
 
@@ -257,7 +257,7 @@ pub enum AdmitAnswer {
 pub struct WorkerSender {
     queue: SyncSender<ToWorker>,
     wake: Arc<OwnedFd>,
-    live: Arc<AtomicUsize>,
+    load: Arc<LoadCell>,
 }
 
 /// The receiving half: the worker watches `wake_fd` and then drains the queue.
@@ -265,25 +265,25 @@ pub struct WorkerSender {
 pub struct WorkerInbox {
     queue: Receiver<ToWorker>,
     wake: Arc<OwnedFd>,
-    live: Arc<AtomicUsize>,
+    load: Arc<LoadCell>,
 }
 
 /// A worker's queue of `capacity` orders.
 pub fn worker_queue(capacity: usize) -> std::io::Result<(WorkerSender, WorkerInbox)> {
     let (sender, receiver) = sync_channel(capacity);
     let wake = Arc::new(eventfd()?);
-    let live = Arc::new(AtomicUsize::new(0));
+    let load = Arc::new(LoadCell::default());
     let sender = WorkerSender {
         queue: sender,
         wake: wake.clone(),
-        live: live.clone(),
+        load: load.clone(),
     };
     Ok((
         sender,
         WorkerInbox {
             queue: receiver,
             wake,
-            live,
+            load,
         },
     ))
 }
@@ -304,7 +304,12 @@ fn eventfd() -> std::io::Result<OwnedFd> {
 impl WorkerSender {
     /// Calls that live on this worker, as it last said.
     pub fn live(&self) -> usize {
-        self.live.load(Ordering::Relaxed)
+        self.load().live
+    }
+
+    /// How busy this worker is, as it last said.
+    pub fn load(&self) -> Load {
+        self.load.read()
     }
 
     /// Queues an order and wakes the worker. Gives the order back when the queue is full or the worker is gone.
@@ -353,9 +358,9 @@ impl WorkerInbox {
         self.queue.try_recv().ok()
     }
 
-    /// Says how many calls live here.
-    pub fn set_live(&self, calls: usize) {
-        self.live.store(calls, Ordering::Relaxed);
+    /// Where this worker says how busy it is.
+    pub fn load(&self) -> &LoadCell {
+        &self.load
     }
 }
 

@@ -192,6 +192,8 @@ pub struct Call {
     clock: StreamClock,
     early: Option<Box<EarlyAudio>>,
     last_media: Mono,
+    /// Audio queued since a send was last asked for, PCMU bytes (`Policy::coalesce_ms`).
+    joining: u64,
     /// The model heard speech begin and not yet end.
     speech_open: bool,
     foreign: u32,
@@ -267,6 +269,7 @@ impl Call {
             clock: StreamClock::default(),
             early: None,
             last_media: now.mono,
+            joining: 0,
             speech_open: false,
             foreign: 0,
             malformed: [0; 3],
@@ -423,7 +426,13 @@ impl Call {
             Some(Deadline::Confirm) => self.on_confirmed(now, out),
             Some(Deadline::Response) => self.on_response_deadline(now, out),
             // The rest belong to legs.
-            Some(Deadline::Pong | Deadline::Ping | Deadline::Stall | Deadline::Close) => {}
+            Some(
+                Deadline::Pong
+                | Deadline::Ping
+                | Deadline::Join
+                | Deadline::Stall
+                | Deadline::Close,
+            ) => {}
         }
         true
     }

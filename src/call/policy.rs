@@ -74,6 +74,10 @@ pub struct Policy {
     pub rollover_before_secs: u32,
     /// Bounds on what the model may ask of tools.
     pub tool_limits: ToolLimits,
+    /// How long caller audio may wait to share a send with what follows it, ms; 0: not at all. The daemon's
+    /// (`relay.coalesce_ms`), not an agent's own.
+    #[serde(skip)]
+    pub coalesce_ms: u32,
 }
 
 impl Default for Policy {
@@ -93,6 +97,7 @@ impl Default for Policy {
             on_model_unavailable: OnModelUnavailable::default(),
             rollover_before_secs: 180,
             tool_limits: ToolLimits::default(),
+            coalesce_ms: 0,
         }
     }
 }

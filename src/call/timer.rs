@@ -45,13 +45,15 @@ pub enum Deadline {
     Pong,
     /// Our next ping (`limit::PING_INTERVAL`).
     Ping,
+    /// Audio has waited long enough to share a send (`Policy::coalesce_ms`).
+    Join,
     /// The kernel's taking of a send (`limit::WRITE_STALL_DEADLINE`).
     Stall,
     /// The next step of the closing handshake (`limit::CLOSE_DEADLINE`).
     Close,
 }
 
-const ALL: [Deadline; 21] = [
+const ALL: [Deadline; 22] = [
     Deadline::Start,
     Deadline::Upstream,
     Deadline::Redial,
@@ -71,6 +73,7 @@ const ALL: [Deadline; 21] = [
     Deadline::Response,
     Deadline::Pong,
     Deadline::Ping,
+    Deadline::Join,
     Deadline::Stall,
     Deadline::Close,
 ];

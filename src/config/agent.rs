@@ -62,6 +62,7 @@ impl Prover<'_> {
         let text = |key: &str| values.text(&format!("agent.{key}")).to_owned();
         let number = |key: &str| small(values, &format!("agent.{key}"));
         let policy = Policy {
+            coalesce_ms: values.integer("relay.coalesce_ms") as u32,
             first_speaker: match values.text("agent.first_speaker") {
                 "agent" => FirstSpeaker::Agent,
                 "after_ms" => FirstSpeaker::AfterMs(number("first_speaker_after_ms")),

@@ -126,6 +126,7 @@ fn every_policy_arrives() {
     )
     .policy;
     let expected = Policy {
+        coalesce_ms: 0,
         first_speaker: FirstSpeaker::AfterMs(1_500),
         greeting: "Hello.".into(),
         greeting_exact: true,

@@ -136,7 +136,7 @@ pub(super) async fn predial(desk: Rc<Desk>, call_id: CallId) {
     let cancel = Rc::new(Cancel::default());
     let worker = {
         let mut calls = desk.early.0.borrow_mut();
-        let mut admission = desk.admission.borrow_mut();
+        let mut admission = desk.admission_now();
         // More than there may be calls would be for nobody.
         if calls.len() >= desk.config.relay.calls_max
             || calls.contains_key(&call_id)

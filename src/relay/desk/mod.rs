@@ -30,7 +30,7 @@ use admit::Admission;
 use conn::Sockets;
 use dial::Dials;
 use listener::{Admitted, Strangers};
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, RefCell, RefMut};
 use std::collections::HashMap;
 use std::future::Future;
 use std::io;
@@ -105,6 +105,15 @@ struct Desk {
 }
 
 impl Desk {
+    /// Admission, with what the workers last said of themselves.
+    fn admission_now(&self) -> RefMut<'_, Admission> {
+        let mut admission = self.admission.borrow_mut();
+        for (worker, sender) in self.workers.iter().enumerate() {
+            admission.set_load(worker, sender.load());
+        }
+        admission
+    }
+
     /// The same form as control's, and never the same id.
     fn next_request_id(&self) -> String {
         let number = self.requests.replace(self.requests.get() + 1);

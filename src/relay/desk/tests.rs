@@ -61,6 +61,7 @@ fn loopback_config() -> Config {
             workers: 2,
             calls_max: 100,
             drain: Duration::ZERO,
+            ..Config::default().relay
         },
         store: config::Store {
             dir: PathBuf::new(),

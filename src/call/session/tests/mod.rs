@@ -2,6 +2,7 @@
 
 mod audio;
 mod barge_in;
+mod coalesce;
 mod ends;
 mod harness;
 mod heard;

@@ -349,6 +349,7 @@ fn still_worker() -> (Worker, crate::bus::command::DeskInbox) {
         tools: tool_queue(1).0,
         clock: SystemClock::new(),
         grown_bytes_max: 1 << 20,
+        tuning: super::super::Tuning::default(),
     };
     (Worker::new(parts).expect("io_uring"), desk_inbox)
 }
