@@ -259,26 +259,14 @@ const BANNED_PATHS: &[(&str, &str)] = &[
     ("tracing", "the core reports facts and counts"),
     ("log", "the core reports facts and counts"),
     ("metrics", "the core reports facts and counts"),
-    (
-        "HashMap::new",
-        "its hasher is seeded by chance: hand one in",
-    ),
-    (
-        "HashMap::default",
-        "its hasher is seeded by chance: hand one in",
-    ),
+    ("HashMap::new", "seeded by chance: hand a hasher in"),
+    ("HashMap::default", "seeded by chance: hand a hasher in"),
     (
         "HashMap::with_capacity",
-        "its hasher is seeded by chance: hand one in",
+        "seeded by chance: hand a hasher in",
     ),
-    (
-        "HashSet::new",
-        "its hasher is seeded by chance: hand one in",
-    ),
-    (
-        "HashSet::default",
-        "its hasher is seeded by chance: hand one in",
-    ),
+    ("HashSet::new", "seeded by chance: hand a hasher in"),
+    ("HashSet::default", "seeded by chance: hand a hasher in"),
 ];
 
 /// What of `std::net` is a value and not a socket.
