@@ -451,7 +451,15 @@ impl Model {
             "id": id, "object": "realtime.response", "status": status,
             "status_details": details, "output": [], "usage": null, "metadata": null}});
         let cancelled = status == "cancelled";
-        self.send(out, &event, Note::ResponseDone { id, cancelled });
+        self.send(
+            out,
+            &event,
+            Note::ResponseDone {
+                id,
+                cancelled,
+                failed: status == "failed",
+            },
+        );
         if self.dice.percent(self.script.odd / 4) {
             self.send(out, &event, Note::Other); // twice
         }
@@ -562,7 +570,15 @@ impl Model {
                 let event = json!({"type": "response.done", "event_id": "event_g",
                     "response": {"id": "resp_unheard", "status": "cancelled", "output": []}});
                 let (id, cancelled) = ("resp_unheard".to_owned(), true);
-                self.send(out, &event, Note::ResponseDone { id, cancelled });
+                self.send(
+                    out,
+                    &event,
+                    Note::ResponseDone {
+                        id,
+                        cancelled,
+                        failed: false,
+                    },
+                );
             }
         }
     }

@@ -1,5 +1,6 @@
 //! Whole sessions between a scripted carrier and a scripted model, on a virtual clock.
 
+mod answers;
 mod audio;
 mod barge_in;
 mod coalesce;
