@@ -32,6 +32,8 @@ pub enum ToWorker {
         slot: SlotKey,
         /// As which leg.
         leg: Leg,
+        /// From the order: an answer to an older one is none.
+        dial: u32,
         /// The leg, upgraded; or why not.
         outcome: Result<Box<Established>, DialFailure>,
     },
@@ -157,6 +159,8 @@ pub enum ToDesk {
         call_id: CallId,
         /// As which leg the connection is wanted: given back with it.
         leg: Leg,
+        /// Its number among those of the session: given back with the answer.
+        dial: u32,
         /// One attempt only: whoever asks has a schedule of its own.
         once: bool,
     },

@@ -25,6 +25,7 @@
 //! - At most one dial is asked for at a time. Lost while the standby (`rollover`) is on its way: that becomes the next
 //!   try.
 
+use super::answers::LASTING;
 use super::greeting::Wish;
 use super::outbox::Class;
 use super::policy::OnModelUnavailable;
@@ -462,7 +463,7 @@ impl Call {
             true => EndReason::RealtimeLost,
             false => EndReason::RealtimeUnavailable,
         };
-        if is(&PASSING) && !is(&["insufficient_quota"]) {
+        if is(&PASSING) && !is(&LASTING) {
             self.on_lost(said(names), reason, now);
         } else {
             self.end(reason);

@@ -311,6 +311,7 @@ async fn run(desk: Rc<Desk>, mut inbox: DeskInbox, listeners: Vec<TcpListener>) 
                 slot,
                 call_id,
                 leg,
+                dial,
                 once,
             } => {
                 let asked = dial::Asked {
@@ -318,6 +319,7 @@ async fn run(desk: Rc<Desk>, mut inbox: DeskInbox, listeners: Vec<TcpListener>) 
                     slot,
                     call_id,
                     leg,
+                    dial,
                     once,
                 };
                 spawn(dial::run(desk.clone(), asked));

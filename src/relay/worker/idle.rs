@@ -223,6 +223,13 @@ impl Worker {
 
     /// The connection that was dialled for the call, else the oldest warm one, else the desk's.
     fn place(&mut self, wanted: Wanted) -> io::Result<()> {
+        let caller = self.table.find(wanted.slot);
+        let Some(dial) = caller
+            .filter(|life| life.dialling && !life.reported_end)
+            .map(|life| life.dials)
+        else {
+            return Ok(()); // It has ended since, and nobody would take its dial back.
+        };
         let idles = &self.shared.idles;
         let own = idles.early.get(&wanted.call_id).copied();
         let candidates: Vec<SlotKey> = own.into_iter().chain(idles.warm.iter().copied()).collect();
@@ -246,6 +253,8 @@ impl Worker {
             }
             leg.paused_until = Some(self.shared.now.mono + limit::UPSTREAM_DEADLINE);
             if leg.receiving {
+                // Whatever becomes of the call: how this receive ends says nothing of the connection.
+                leg.cancelling = true;
                 self.shared.ring.cancel_receive(Life::leg_key(key, PLACE))?;
             }
             self.shared.idles.forget(key, purpose);
@@ -263,6 +272,7 @@ impl Worker {
             slot: wanted.slot,
             call_id: wanted.call_id,
             leg: wanted.leg,
+            dial,
             once: false,
         });
         Ok(())

@@ -73,6 +73,7 @@ fn dial_order() -> ToDesk {
         slot: SLOT,
         call_id: id("c"),
         leg: Leg::Realtime,
+        dial: 1,
         once: false,
     }
 }
