@@ -51,6 +51,8 @@ pub enum ToWorker {
         upstream: Box<Established>,
         /// The announced call that it was dialled for; `None`: for the first that asks.
         call_id: Option<CallId>,
+        /// The desk's number of the endpoint: given back with the end.
+        endpoint: u16,
         /// Closed when nobody has come so long.
         life: Duration,
     },
@@ -197,6 +199,10 @@ pub enum ToDesk {
         worker: WorkerId,
         /// For whom; `None`: it was kept warm.
         call_id: Option<CallId>,
+        /// From the order.
+        endpoint: u16,
+        /// The call that has it, where it was kept warm and `how` is `Adopted`.
+        taken_by: Option<CallId>,
         /// How.
         how: IdleEnd,
         /// After what time.

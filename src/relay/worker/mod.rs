@@ -503,8 +503,9 @@ impl Worker {
             ToWorker::Idle {
                 upstream,
                 call_id,
+                endpoint,
                 life,
-            } => self.on_idle(*upstream, call_id, life),
+            } => self.on_idle(*upstream, call_id, endpoint, life),
             ToWorker::DropIdle { call_id } => self.drop_idle(call_id),
             ToWorker::ToolResult { slot, result } => {
                 // The call may have ended meanwhile.

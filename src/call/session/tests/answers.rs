@@ -18,7 +18,7 @@ const COMMITTED: &str = r#"{"type":"input_audio_buffer.committed","item_id":"u1"
 const STARTED: &str = r#"{"type":"input_audio_buffer.speech_started","item_id":"u2"}"#;
 
 /// A ready call with a tool, and the connection's expected end where `expires` is given.
-fn with_tool(change: impl FnOnce(&mut Policy)) -> Pair {
+pub(super) fn with_tool(change: impl FnOnce(&mut Policy)) -> Pair {
     let mut policy = Policy {
         reconnect: Reconnect::default(),
         ..Policy::default()
@@ -57,7 +57,7 @@ fn call_tool(pair: &mut Pair) {
     assert!(pair.session.poll_tool().is_some());
 }
 
-fn answer(pair: &mut Pair) {
+pub(super) fn answer(pair: &mut Pair) {
     let result = ToolResult {
         tool_call_id: ToolCallId::new("call_1").expect("short"),
         output: "\"At nine.\"".into(),
@@ -69,7 +69,7 @@ fn answer(pair: &mut Pair) {
 }
 
 /// What the newest connection was told, beside audio: outputs as `output …`, wishes as `create <our word>`.
-fn said(pair: &mut Pair) -> Vec<String> {
+pub(super) fn said(pair: &mut Pair) -> Vec<String> {
     let place = pair.place;
     let texts = pair.peer(place).texts();
     let texts = texts.iter().filter(|text| !text.contains("buffer.append"));
@@ -90,14 +90,14 @@ fn said(pair: &mut Pair) -> Vec<String> {
         .collect()
 }
 
-fn creates(pair: &mut Pair) -> Vec<String> {
+pub(super) fn creates(pair: &mut Pair) -> Vec<String> {
     let mut said = said(pair);
     said.retain(|event| event.starts_with("create "));
     said
 }
 
 /// Lets time pass on a line that is alive.
-fn live(pair: &mut Pair, ms: u64) {
+pub(super) fn live(pair: &mut Pair, ms: u64) {
     let until = pair.at_ms + ms;
     live_until(pair, until);
 }

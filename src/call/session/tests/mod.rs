@@ -5,6 +5,7 @@ mod audio;
 mod barge_in;
 mod coalesce;
 mod ends;
+mod everywhere;
 mod harness;
 mod heard;
 mod hostile;

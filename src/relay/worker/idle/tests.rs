@@ -118,6 +118,7 @@ impl Fixture {
         let order = ToWorker::Idle {
             upstream: established(theirs, plaintext),
             call_id,
+            endpoint: 3,
             life: LONG,
         };
         self.orders.send(order).expect("room");
@@ -214,7 +215,19 @@ fn a_call_without_one_takes_the_oldest_warm_one_and_then_the_desk_is_asked() {
     second.settle(&server_frame(CREATED));
     for mut model in [first, second] {
         let carrier = fixture.call("a");
-        assert_eq!(fixture.over(), (None, IdleEnd::Adopted));
+        // The desk learns whose endpoint is whose.
+        let (endpoint, taken_by) = loop {
+            if let ToDesk::IdleOver {
+                how: IdleEnd::Adopted,
+                endpoint,
+                taken_by,
+                ..
+            } = fixture.told()
+            {
+                break (endpoint, taken_by);
+            }
+        };
+        assert_eq!((endpoint, taken_by), (3, Some(id("a"))));
         // What may be dialled for it is not needed.
         while !matches!(fixture.told(), ToDesk::Forget { call_id } if call_id == id("a")) {}
         model.is_configured();
@@ -380,7 +393,7 @@ fn when_the_call_ends_while_it_takes_one_a_warm_one_waits_on_and_its_own_is_clos
         let (mut worker, mut desk) = still_worker();
         worker.shared.now = SystemClock::new().now();
         let (_model, theirs) = UnixStream::pair().expect("socketpair");
-        worker.on_idle(*established(theirs, Vec::new()), purpose, LONG);
+        worker.on_idle(*established(theirs, Vec::new()), purpose, 0, LONG);
         let key = worker.touched[0];
         worker.serve(key).expect("ring");
         let wanted = wanting(&mut worker);
@@ -490,7 +503,7 @@ fn an_own_connection_that_can_t_be_used_is_given_up_before_the_desk_is_asked() {
     let (_model, theirs) = UnixStream::pair().expect("socketpair");
     // In the middle of a message in fragments.
     let begun = b"\x01\x03Hel".to_vec();
-    worker.on_idle(*established(theirs, begun), Some(id("a")), LONG);
+    worker.on_idle(*established(theirs, begun), Some(id("a")), 0, LONG);
     let wanted = wanting(&mut worker);
     worker.shared.idles.wanted.push_back(wanted);
     worker.settle_idle().expect("ring");
