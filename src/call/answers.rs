@@ -71,11 +71,11 @@ impl Call {
                     self.drop_again();
                 }
             }
-            ServerEvent::SpeechStopped { .. } | ServerEvent::Committed { .. } => {
-                if self.phase == Phase::Ready && self.settings.turn_detection.create_response {
-                    let by = now.mono + limit::RESPONSE_DEADLINE;
-                    self.timers.set(Deadline::Answer, by);
-                }
+            ServerEvent::SpeechStopped { .. } | ServerEvent::Committed { .. }
+                if self.phase == Phase::Ready && self.settings.turn_detection.create_response =>
+            {
+                let by = now.mono + limit::RESPONSE_DEADLINE;
+                self.timers.set(Deadline::Answer, by);
             }
             ServerEvent::ResponseCreated {
                 out_of_band: false, ..
@@ -124,9 +124,10 @@ impl Call {
             return;
         }
         // Should the connection be lost for it: that is owed.
-        self.answers.again = Some(want);
-        if self.is_struck(&said(names), now) {
-            return;
+        let is_nudge = want.as_ref().is_some_and(|want| want.why == Why::Nudge);
+        self.answers.again = Some(want).filter(|_| !is_nudge);
+        if self.is_struck(&said(names), now) || is_nudge {
+            return; // The next stage of silence comes by itself.
         }
         let jitter = self.upstream.dice() % PAUSE_MS;
         let wait = match is("rate_limit_exceeded") || is("inference_rate_limit_exceeded") {

@@ -281,7 +281,10 @@ impl Responses {
                 Slot::Requested => self.asked.clone(),
                 _ => self.answering.clone().or_else(|| self.asked.clone()),
             };
-            self.ask_again(want);
+            // The next stage of silence comes by itself.
+            if want.as_ref().is_none_or(|want| want.why != Why::Nudge) {
+                self.ask_again(want);
+            }
         }
     }
 

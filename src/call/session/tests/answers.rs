@@ -205,7 +205,11 @@ fn a_wish_that_waits_in_the_last_moment_of_a_session_goes_to_the_next() {
     answer(&mut pair);
     assert_eq!(creates(&mut pair), [""; 0], "one response at a time");
     rolled(&mut pair);
-    assert_eq!(creates(&mut pair), ["create tools"]);
+    for _ in 0..2 {
+        assert_eq!(creates(&mut pair), ["create tools"]);
+        pair.newest(r#"{"type":"response.created","response":{"id":"resp_5"}}"#);
+        pair.newest(r#"{"type":"response.done","response":{"id":"resp_5","status":"completed"}}"#);
+    }
 }
 
 #[test]
@@ -282,6 +286,26 @@ fn failures_on_each_connection_end_the_call_with_what_the_agent_wants_then() {
     let unavailable = |fact: &Fact| matches!(fact, Fact::ModelUnavailable { .. });
     assert!(pair.facts.iter().any(unavailable));
     pair.wind_up();
+}
+
+#[test]
+fn a_nudge_that_failed_is_left_to_the_next_stage_of_silence() {
+    let mut pair = patient(|policy| {
+        policy.silence.nudge_after_ms = 5_000;
+        policy.silence.second_nudge_after_ms = 12_000;
+    });
+    live(&mut pair, 5_000);
+    let nudge = |id: &str| {
+        format!(
+            r#"{{"type":"response.created","response":{{"id":"{id}","metadata":{{"voxrelay":"nudge"}}}}}}"#
+        )
+    };
+    pair.model(&nudge("resp_1"));
+    pair.model(&failed("server_error"));
+    live(&mut pair, 5_000);
+    assert_eq!(creates(&mut pair), ["create nudge"]);
+    live(&mut pair, 3_000);
+    assert_eq!(creates(&mut pair), ["create nudge", "create nudge"]);
 }
 
 #[test]
