@@ -61,6 +61,7 @@ impl Call {
         self.timers.clear(Deadline::Guard);
         if self.hold.paused {
             self.resume(now, out);
+            self.hear_later(now);
         }
     }
 
@@ -70,6 +71,10 @@ impl Call {
             self.playback.advance(now.mono);
             self.drop_paused();
             self.cut(out);
+            // `end_call` may have come during the pause: the caller has spoken into that goodbye.
+            if !self.upstream.is_over() {
+                self.keep_going();
+            }
         }
     }
 
@@ -457,6 +462,7 @@ impl Call {
     pub fn forget_session(&mut self) {
         self.cuts.on_session_lost();
         self.responses.on_session_lost();
+        self.forget_nudge();
         self.timers.clear(Deadline::Response);
         self.playback.on_session_lost();
     }

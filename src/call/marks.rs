@@ -109,7 +109,8 @@ impl Marks {
         queued.saturating_sub(self.marked) >= AudioMs(MARK_INTERVAL_MS).pcmu_bytes()
     }
 
-    /// The mark for `place`; `None` when one of that name was sent.
+    /// The mark for `place`; `None` when one of that name was sent last, or is out: less than a millisecond more of an item,
+    /// and another's audio in between.
     pub fn at(&self, place: Place) -> Option<Position> {
         let position = Position {
             generation: self.generation,
@@ -122,7 +123,8 @@ impl Marks {
             },
             sent: place.sent,
         };
-        (self.last != Some(position)).then_some(position)
+        let is_out = self.out.iter().rev().any(|&(out, _)| out == position);
+        (!is_out && self.last != Some(position)).then_some(position)
     }
 
     /// The mark at `position` was sent, behind the audio that ends at `offset`.
@@ -202,6 +204,10 @@ mod tests {
         assert_eq!(marks.at(place(1, 200)), None);
         assert!(marks.at(place(1, 201)).is_some());
         assert!(marks.at(place(2, 200)).is_some());
+        // Nor once another item's was sent.
+        let other = marks.at(place(2, 200)).unwrap();
+        marks.sent(other, 3_200);
+        assert_eq!(marks.at(place(1, 200)), None);
     }
 
     #[test]

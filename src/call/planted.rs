@@ -87,7 +87,7 @@ pub enum Planted {
 }
 
 impl Planted {
-    /// Those that are found. `HungUpUnheard`, `GoodbyeUnsaid` and `NudgeTooEarly` are not, and wait for a checker that does.
+    /// All of them.
     pub const ALL: &[Planted] = &[
         Planted::FillMissing,
         Planted::EarlyReversed,
@@ -112,6 +112,8 @@ impl Planted {
         Planted::ResumedLate,
         Planted::LeftAudioPlayed,
         Planted::LeftAudioUncounted,
+        Planted::HungUpUnheard,
+        Planted::GoodbyeUnsaid,
         Planted::OutputTwice,
         Planted::OutputsUnordered,
         Planted::ToolsTooEarly,
@@ -120,6 +122,7 @@ impl Planted {
         Planted::KeysTwice,
         Planted::KeyLost,
         Planted::TonesOfTheModels,
+        Planted::NudgeTooEarly,
         Planted::NudgeForgotten,
         Planted::GreetingTwice,
         Planted::GreetingIntoSpeech,

@@ -142,9 +142,14 @@ impl Responses {
         if let Some(tag) = tag {
             self.echoes = true;
             let is = |want: &Want| want.why.label() == tag;
+            let answers_newer = self.asked.as_ref().is_some_and(is);
             // The older one is answered only now: the response that was done carried no word, so it was not ours. Where nobody
             // had announced that, it may have been; then the newer is answered, where both are of a kind.
-            let older = self.unsure.take().filter(|unsure| is(&unsure.want));
+            // Is it neither's, then it is the answer to one that was asked for before both, and they are still to be answered.
+            let older = self
+                .unsure
+                .take_if(|unsure| is(&unsure.want) || answers_newer)
+                .filter(|unsure| is(&unsure.want));
             let again = self.again_of.take_if(|of| of.label() == tag);
             if again.is_some() {
                 // Late, and there all the same: it is not wanted a second time.

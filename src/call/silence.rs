@@ -181,7 +181,7 @@ impl Call {
             && !self.responses.is_busy()
         {
             farewell.said = true;
-            let heard = self.playback.silent_at(now.mono);
+            let heard = self.playback.silent_at(now.mono) + self.pause_left();
             self.timers.set(Deadline::Goodbye, heard + MARK_GRACE);
             self.seek_end();
         }
@@ -200,7 +200,16 @@ impl Call {
 
     /// Whether anybody speaks, or is about to, or something is left to be heard.
     pub(super) fn is_busy(&self, now: Now) -> bool {
-        self.speech_open || self.responses.is_busy() || self.playback.silent_at(now.mono) > now.mono
+        self.speech_open || self.responses.is_busy() || self.quiet_from(now) > now.mono
+    }
+
+    /// When all that was sent will have been heard; not before now.
+    fn quiet_from(&self, now: Now) -> Mono {
+        #[cfg(feature = "planted-bugs")]
+        if planted::is(Planted::NudgeTooEarly) {
+            return now.mono;
+        }
+        self.playback.silent_at(now.mono)
     }
 
     /// Sets the next stage of silence, or takes it away while the line is not silent.
@@ -212,13 +221,8 @@ impl Call {
             && !self.is_ending()
             && !self.waits_to_begin()
             && self.farewell.is_none();
-        #[cfg(feature = "planted-bugs")]
-        if silent && planted::is(Planted::NudgeTooEarly) {
-            self.quiet.go_on(now.mono, now.mono);
-        }
         if silent {
-            self.quiet
-                .go_on(self.playback.silent_at(now.mono), now.mono);
+            self.quiet.go_on(self.quiet_from(now), now.mono);
         } else {
             self.quiet.stop(now.mono);
         }
@@ -264,6 +268,11 @@ impl Call {
         self.responses.withdraw(Why::Greeting);
         self.responses.withdraw(Why::Nudge);
         self.quiet.nudging = false;
+    }
+
+    /// The session is gone. What the next one says first is an answer, unless a nudge still waits to be asked for.
+    pub(super) fn forget_nudge(&mut self) {
+        self.quiet.nudging = self.responses.is_wanted(Why::Nudge);
     }
 
     /// `start` has come: the call's longest duration counts from here.
@@ -363,14 +372,29 @@ impl Call {
 
     /// The model is gone in the midst of a goodbye: the call ends when what came of it was heard.
     pub(super) fn hear_goodbye(&mut self, now: Now) {
-        // What waits to be sent is to be heard as well.
-        let left = Duration::from_millis(self.playback.unplayed_ms().0);
         if let Some(farewell) = &mut self.farewell {
             farewell.said = true;
+        }
+        self.hear_later(now);
+    }
+
+    /// A goodbye that was generated is heard from now on, and waited for so long.
+    pub(super) fn hear_later(&mut self, now: Now) {
+        // What waits to be sent is to be heard as well.
+        let left = Duration::from_millis(self.playback.unplayed_ms().0) + self.pause_left();
+        if self.farewell.is_some_and(|farewell| farewell.said) {
             self.timers
                 .set(Deadline::Goodbye, now.mono + left + MARK_GRACE);
         }
         self.end_by_model_at(now.mono + left + MARK_GRACE);
+    }
+
+    /// How much later what waits may be heard because the caller speaks, and may not mean it.
+    pub(super) fn pause_left(&self) -> Duration {
+        match self.hold.paused {
+            true => Duration::from_millis(self.policy.barge_in.confirm_ms.into()),
+            false => Duration::ZERO,
+        }
     }
 
     /// Why the call is about to end by a goodbye of ours.

@@ -175,7 +175,7 @@ impl Call {
                     self.end_item(now, out);
                     self.playback.advance(now.mono);
                     let unplayed = Duration::from_millis(self.playback.unplayed_ms().0);
-                    let patience = (unplayed + GOODBYE_MARGIN).min(GOODBYE_MAX);
+                    let patience = (unplayed + self.pause_left() + GOODBYE_MARGIN).min(GOODBYE_MAX);
                     self.tool_work.ending = Some(now.mono + patience);
                     self.end_when_heard(now);
                 }

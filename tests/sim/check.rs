@@ -21,12 +21,17 @@ const BACKLOG_BYTES_MAX: usize = 4 * 1024 * 1024 + 256;
 /// How far `audio_end_ms` may lie from what was played when the carrier's clear took effect, where the line is calm.
 const HEARD_TOLERANCE_MS: u64 = 40;
 
+/// What is asked for and not answered is given up.
+const GIVEN_UP_AFTER: u64 = 10_000_000;
+
 /// What a message of a peer's means, for the judge, when the relay has all of it.
 #[derive(Clone, Debug)]
 pub enum Note {
     Other,
     /// The carrier says that the call is over.
     Gone,
+    /// The model says that its session is over.
+    Over,
     /// The caller's audio, by number.
     Caller(usize),
     /// The model's audio.
@@ -131,6 +136,8 @@ struct Connection {
     active_tag: Option<String>,
     /// What was asked for and not answered, by our word.
     creates: Vec<String>,
+    /// When the last of them was asked for.
+    asked: u64,
     /// What the server has neither made nor refused, by our `event_id` and word.
     outstanding: Vec<(String, String)>,
     /// It has said our word back.
@@ -162,6 +169,9 @@ pub struct Judge {
     /// Where the session is that the call means, and the one that is to take over.
     current: Option<usize>,
     standby: Option<usize>,
+    /// The session that the call had when this step began, by its connection's number: a close goes out before the end is
+    /// reported.
+    had: Option<u32>,
     pub tools: tools::Tools,
     keys: keys::Keys,
     talk: talk::Talk,
@@ -250,6 +260,8 @@ impl Judge {
     pub fn begin_step(&mut self, step: u64, now: u64) {
         self.step = step;
         self.now = now;
+        let had = self.current.map(|at| &self.at[at]);
+        self.had = had.filter(|at| at.updated).map(|at| at.number);
         self.audio_bytes = [self.audio_bytes[0] + self.audio_bytes[1], 0];
         self.known_before_step = self.seq;
     }
@@ -273,7 +285,7 @@ impl Judge {
         let connection = &mut self.at[place];
         connection.active = None;
         connection.creates.clear();
-        connection.pings.clear();
+        // Pongs may still wait before the close.
         self.current.take_if(|at| *at == place);
         self.standby.take_if(|at| *at == place);
     }
@@ -389,6 +401,10 @@ impl Judge {
             Note::Ping(payload) => {
                 connection.pings.insert(payload.clone(), self.step);
             }
+            Note::Over => {
+                let number = connection.number;
+                self.had.take_if(|had| *had == number);
+            }
             Note::SpeechStopped | Note::Started | Note::Other | Note::Gone => {}
         }
         self.talk_delivered(place, note);
@@ -469,15 +485,27 @@ impl Judge {
                 {
                     panic!("response.create while {id} is active");
                 }
+                if self.now >= self.at[at].asked + GIVEN_UP_AFTER && !self.at[at].creates.is_empty()
+                {
+                    // Nothing waits for ever. Should it be answered after all, that may pass for an answer to the next.
+                    self.at[at].creates.clear();
+                    self.at[at].unsure = true;
+                }
                 assert!(
                     late || self.at[at].creates.is_empty(),
                     "a second response.create before the first was answered"
                 );
+                self.at[at].asked = self.now;
                 let tag = &event["response"]["metadata"]["voxrelay"];
                 let tag = tag.as_str().expect("ours says so").to_owned();
                 let id = string(&event, "event_id").to_owned();
                 self.at[at].outstanding.push((id, tag.clone()));
-                self.at[at].creates.push(tag);
+                // One that had to wait behind a send that nobody took: the relay does not ask where in its queue it lies, so a
+                // response that was done meanwhile has passed for its answer, or not. Which, only the relay knows.
+                self.at[at].unsure |= late;
+                if !late {
+                    self.at[at].creates.push(tag);
+                }
                 self.talk_create(at, &event, late);
             }
             "conversation.item.create" => {

@@ -182,9 +182,14 @@ fn every_seed_keeps_every_promise() {
         .collect();
     assert!(
         shown.is_empty(),
-        "{} of {seeds} seeds failed:\n{}",
+        "{} of {seeds} seeds failed:\n{}\nall of them: {:?}",
         tally.failures.len(),
-        shown.join("\n")
+        shown.join("\n"),
+        tally
+            .failures
+            .iter()
+            .map(|(seed, _)| seed)
+            .collect::<Vec<_>>()
     );
     // A sweep of a hundred and more meets every kind of end that the scripts can lead to.
     if seeds >= SEEDS {

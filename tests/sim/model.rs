@@ -208,12 +208,12 @@ impl Model {
         self.closed = true;
         let close = |code: u16| Outgoing {
             bytes: ws::write(ws::CLOSE, &code.to_be_bytes(), None),
-            note: Note::Other,
+            note: Note::Over,
             line: format!("close {code}"),
         };
         match how {
             Leaves::Expired => {
-                self.error(out, "session_expired", Note::Other);
+                self.error(out, "session_expired", Note::Over);
                 out.push(close(1001));
                 self.acts.push(Act::Eof);
             }
@@ -567,18 +567,16 @@ impl Model {
                 });
             }
             _ => {
+                // Each once: nothing takes the same one for news after others were done.
+                let id = format!("resp_unheard_{}", self.seq);
                 let event = json!({"type": "response.done", "event_id": "event_g",
-                    "response": {"id": "resp_unheard", "status": "cancelled", "output": []}});
-                let (id, cancelled) = ("resp_unheard".to_owned(), true);
-                self.send(
-                    out,
-                    &event,
-                    Note::ResponseDone {
-                        id,
-                        cancelled,
-                        failed: false,
-                    },
-                );
+                    "response": {"id": id, "status": "cancelled", "output": []}});
+                let note = Note::ResponseDone {
+                    id,
+                    cancelled: true,
+                    failed: false,
+                };
+                self.send(out, &event, note);
             }
         }
     }
@@ -595,6 +593,10 @@ impl Model {
                 line: "pong".to_owned(),
             }),
             Seen::Close(code) if self.script.answers_close => {
+                if self.ready && self.dice.percent(40) {
+                    // It was on its way.
+                    self.stray_delta(judge, out);
+                }
                 self.closed = true;
                 out.push(Outgoing {
                     bytes: ws::write(ws::CLOSE, &code.to_be_bytes(), None),

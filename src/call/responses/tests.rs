@@ -124,6 +124,21 @@ fn a_response_with_the_word_of_an_older_wish_leaves_the_newer_one_asked() {
 }
 
 #[test]
+fn a_wish_is_refused_and_asked_again_though_one_before_it_is_answered_meanwhile() {
+    let mut slot = Responses::default();
+    assert!(slot.want(want(Why::Goodbye)).is_some());
+    // Two responses of the server's own pass for the answers.
+    slot.on_created(id("r1"), None);
+    assert_eq!(slot.want(want(Why::Tools)), None);
+    assert!(slot.on_done(id("r1")).1.unwrap().contains("tools"));
+    assert_eq!(slot.on_done(id("r2")).1, None);
+    slot.on_created(id("r3"), Some("goodbye"));
+    let code = Some("conversation_already_has_active_response");
+    assert_eq!(slot.on_error(code, None, Some("r3 is in the way")), None);
+    assert!(slot.on_done(id("r3")).1.unwrap().contains("tools"));
+}
+
+#[test]
 fn a_done_that_comes_twice_frees_the_slot_once() {
     let mut slot = Responses::default();
     slot.on_created(id("r1"), None);
@@ -290,7 +305,7 @@ proptest! {
             let id = ResponseId::new(&format!("r{n}"));
             let event = match what {
                 "created" => {
-                    slot.on_created(id, (ours && tags).then_some("x"));
+                    slot.on_created(id, (ours && tags).then_some("tools"));
                     None
                 }
                 "done" => slot.on_done(id).1,

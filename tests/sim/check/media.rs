@@ -121,7 +121,9 @@ impl Judge {
                 );
             };
             let owner = &mut self.items[item];
-            if owner.bytes[start..start + len] == *payload {
+            // The same keys sound the same: tones that were cut are not these.
+            let cut = owner.tones && owner.dead.is_some() && !late;
+            if owner.bytes[start..start + len] == *payload && !cut {
                 assert!(
                     owner.dead.is_none() || self.reversible && late,
                     "audio of {} behind its clear",

@@ -39,6 +39,8 @@ pub struct Talk {
     goodbye: Option<Goodbye>,
     /// The model ended the call: by when it must be over, and what was sent until then.
     ending: Option<(u64, u64)>,
+    /// The caller had begun to speak before that, and may mean it.
+    interrupted: bool,
     sent: u64,
     lone_done: bool,
     /// A response failed, and was not asked for again.
@@ -49,7 +51,7 @@ pub struct Talk {
 
 struct Goodbye {
     asked: u64,
-    place: usize,
+    connection: u32,
     response: Option<String>,
     done: bool,
     /// Audio sent until it was said.
@@ -137,6 +139,8 @@ impl Judge {
         let by = self.now.max(self.talk.audio_until) + MARKS_WAIT;
         let by = by.min(self.now + GOODBYE_MAX);
         self.talk.ending = Some((by, self.talk.sent));
+        let speaks = self.current.is_some_and(|at| self.at[at].speech_open);
+        self.talk.interrupted = self.reversible && speaks;
     }
 
     /// A `response.create` that carries our word.
@@ -170,7 +174,10 @@ impl Judge {
                     talk.stage <= stage,
                     "a second nudge of one kind in one silence"
                 );
-                talk.stage = stage + 1;
+                // One that had to wait may be of a silence that is over.
+                if !late {
+                    talk.stage = stage + 1;
+                }
                 let since = talk.voice.max(talk.ready.unwrap_or(0));
                 assert!(
                     late || now + A_LITTLE >= since + self.terms.stages[stage],
@@ -191,7 +198,7 @@ impl Judge {
                 let asked = talk.goodbye.take().map_or(now, |goodbye| goodbye.asked);
                 talk.goodbye = Some(Goodbye {
                     asked,
-                    place: at,
+                    connection: self.at[at].number,
                     response: None,
                     done: false,
                     sent: u64::MAX,
@@ -267,13 +274,16 @@ impl Judge {
         if let Some((by, _)) = talk.ending
             && self.calm
             && !carrier_blocked
+            && !talk.interrupted
         {
             assert!(
                 now <= by + 200_000,
                 "the model has ended the call, and it goes on"
             );
         }
-        let Some(at) = self.current.filter(|&at| self.at[at].updated) else {
+        // One that was taken over in this step is told what is due in the next.
+        let ready = |&at: &usize| self.at[at].updated && self.had == Some(self.at[at].number);
+        let Some(at) = self.current.filter(ready) else {
             return;
         };
         if model_blocked {
@@ -330,7 +340,14 @@ impl Judge {
     pub(super) fn talk_ended(&mut self, reason: EndReason) {
         let now = self.now;
         let talk = &self.talk;
-        let alive = self.current.is_some_and(|at| self.at[at].updated);
+        let alive = self.had.is_some();
+        // A server that has never said our word back, and made a response of its own while the goodbye was asked for: that one
+        // passes for the goodbye, as it does for any other wish. The other way is worse: with a server that never says our
+        // words back, each call would end in seconds of silence.
+        let mistaken = self
+            .at
+            .iter()
+            .any(|at| Some(at.number) == self.had && at.unsure);
         let mut last_words = None;
         match reason {
             EndReason::EndedByModel => {
@@ -348,7 +365,8 @@ impl Judge {
                         now >= goodbye.asked + GOODBYE_MAX
                             || talk.lone_done
                             || !alive
-                            || self.current != Some(goodbye.place),
+                            || mistaken
+                            || self.had != Some(goodbye.connection),
                         "the goodbye was not said"
                     ),
                     None => assert!(!alive || !self.calm, "no goodbye was asked for"),

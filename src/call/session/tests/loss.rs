@@ -348,6 +348,37 @@ fn a_goodbye_that_plays_when_the_model_is_lost_is_heard_to_its_end() {
 }
 
 #[test]
+fn an_answer_in_place_of_a_lost_nudge_begins_the_silence_anew() {
+    let mut pair = patient(|policy| {
+        policy.silence.nudge_after_ms = 1_000;
+        policy.silence.hang_up_after_ms = 3_000;
+    });
+    pair.pass(1_000);
+    assert_eq!(creates(&mut pair), 1);
+    pair.gone(Leg::Realtime, Closed::Broken);
+    again(&mut pair);
+    assert_eq!(creates(&mut pair), 1, "what was lost is owed");
+    pair.newest(
+        r#"{"type":"response.created","response":{"id":"resp_2","metadata":{"voxrelay":"owed"}}}"#,
+    );
+    pair.newest(&delta("a1", &encode(&[0x55; 8_000])));
+    pair.newest(r#"{"type":"response.done","response":{"id":"resp_2","status":"completed"}}"#);
+    // A second in which it is heard, and then all of the silence again.
+    pair.pass(1_900);
+    assert_eq!(creates(&mut pair), 1);
+    pair.pass(200);
+    assert_eq!(creates(&mut pair), 2, "the first stage, not the last");
+    assert!(
+        !pair
+            .facts
+            .iter()
+            .any(|fact| matches!(fact, Fact::Goodbye { .. }))
+    );
+    pair.close(Leg::Carrier, 1000);
+    pair.wind_up();
+}
+
+#[test]
 fn what_was_cut_while_the_model_was_away_is_told_as_it_was_heard() {
     let mut pair = patient(|policy| policy.barge_in.confirm_ms = 400);
     pair.newest(r#"{"type":"response.created","response":{"id":"resp_1"}}"#);

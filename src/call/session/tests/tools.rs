@@ -225,6 +225,48 @@ fn a_caller_who_speaks_into_the_goodbye_keeps_the_call() {
     assert_eq!(pair.reason(), None);
 }
 
+const STARTED: &str = r#"{"type":"input_audio_buffer.speech_started","audio_start_ms":900}"#;
+const STOPPED: &str = r#"{"type":"input_audio_buffer.speech_stopped","audio_end_ms":990}"#;
+
+/// The caller has begun to speak into a goodbye of a second, and the model ends the call.
+fn ended_while_the_caller_speaks(confirm_ms: u32) -> Pair {
+    let mut pair = with_tools_and(|policy| policy.barge_in.confirm_ms = confirm_ms);
+    pair.model(&delta("item_1", &encode(&[0x55; 8_000])));
+    pair.model(STARTED);
+    function_call(&mut pair, "a", "end_call", "{}");
+    response_done(&mut pair);
+    pair
+}
+
+#[test]
+fn a_call_that_is_ended_goes_on_where_the_caller_means_to_interrupt() {
+    let mut pair = ended_while_the_caller_speaks(400);
+    pair.pass(25_000);
+    assert_eq!(pair.reason(), None);
+}
+
+#[test]
+fn a_goodbye_that_goes_on_after_a_noise_is_heard_to_its_end() {
+    let mut pair = ended_while_the_caller_speaks(2_000);
+    pair.pass(1_900);
+    assert_eq!(pair.reason(), None);
+    pair.model(STOPPED);
+    pair.pass(999);
+    assert_eq!(pair.reason(), None);
+    pair.pass(501);
+    assert_eq!(pair.reason(), Some(EndReason::EndedByModel));
+    let whole = pair.facts.iter().any(|fact| {
+        matches!(
+            fact,
+            Fact::Heard {
+                heard_ms: 1_000,
+                ..
+            }
+        )
+    });
+    assert!(whole, "{:?}", pair.facts);
+}
+
 #[test]
 fn tones_that_find_no_room_leave_the_models_item_and_its_response_alone() {
     let mut pair = with_tools_and(|policy| policy.unplayed_ms_max = 2_000);
