@@ -62,6 +62,7 @@ pub mod timer;
 mod tool_work;
 pub mod tools;
 pub mod trace;
+pub mod track;
 mod upstream;
 
 pub use fact::{Drop, EndReason, Fact, Leg, Report, Side, Speaker, Stats};

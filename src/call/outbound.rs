@@ -18,7 +18,7 @@ use crate::base::time::Now;
 use crate::base::unit::AudioMs;
 use crate::proto::audio::base64;
 use crate::proto::decode::Noticed;
-use crate::proto::realtime::server_event::{AudioDelta, ServerEvent, SessionEcho};
+use crate::proto::realtime::server_event::{AudioDelta, KeptItem, ServerEvent, SessionEcho};
 
 /// Errors that say before the session is ready that there will be none: the key, the money, the model, the
 /// server (reference: error codes, and `error.type` where the code is null).
@@ -80,20 +80,32 @@ impl Call {
             }
             ServerEvent::SessionCreated(echo) => self.on_created(&echo, out),
             ServerEvent::SessionUpdated(echo) => self.on_updated(&echo, now, out),
-            ServerEvent::SpeechStarted { audio_start_ms, .. } => {
+            ServerEvent::SpeechStarted {
+                audio_start_ms,
+                item_id,
+            } => {
                 // Before anything else: the caller hears the agent until the carrier has read it.
                 self.on_speech_started(now, out);
                 self.keep_going();
-                self.facts.push_back(Fact::SpeechStarted { audio_start_ms });
+                self.facts.push_back(Fact::SpeechStarted {
+                    audio_start_ms,
+                    item_id: item(item_id.as_deref()),
+                });
                 if self.phase == Phase::Ready {
                     self.speech_open = true;
                     self.timers
                         .set(Deadline::Pad, self.last_media + limit::SILENCE_PAD_AFTER);
                 }
             }
-            ServerEvent::SpeechStopped { audio_end_ms, .. } => {
+            ServerEvent::SpeechStopped {
+                audio_end_ms,
+                item_id,
+            } => {
                 self.on_speech_stopped(now, out);
-                self.facts.push_back(Fact::SpeechStopped { audio_end_ms });
+                self.facts.push_back(Fact::SpeechStopped {
+                    audio_end_ms,
+                    item_id: item(item_id.as_deref()),
+                });
                 self.speech_open = false;
                 self.timers.clear(Deadline::Pad);
             }
@@ -118,6 +130,7 @@ impl Call {
                 detail,
                 error_type,
                 message,
+                usage,
                 ..
             } => {
                 let id = response(response_id.as_deref());
@@ -148,6 +161,7 @@ impl Call {
                         response_id,
                         status: status.unwrap_or_default().into_owned(),
                         detail: detail.map(|text| text.into_owned()),
+                        usage,
                     });
                 }
                 // Last: a tool may end the call, and nothing is reported behind its end. What is asked for next reads the
@@ -178,13 +192,18 @@ impl Call {
                 if let Some(item_id) = item(item_id.as_deref()) {
                     self.playback.on_text(item_id, &transcript, true);
                 }
-                self.transcript(Speaker::Assistant, item_id.as_deref(), &transcript);
+                self.transcript(Speaker::Assistant, item_id.as_deref(), &transcript, None);
             }
             ServerEvent::InputTranscriptCompleted {
                 item_id,
                 transcript,
-                ..
-            } => self.transcript(Speaker::User, item_id.as_deref(), &transcript),
+                probability_mean,
+            } => self.transcript(
+                Speaker::User,
+                item_id.as_deref(),
+                &transcript,
+                probability_mean,
+            ),
             ServerEvent::InputTranscriptFailed { code, message } => {
                 self.facts.push_back(Fact::RealtimeError {
                     code: code.as_deref().unwrap_or("transcription_failed").to_owned(),
@@ -277,6 +296,16 @@ impl Call {
             _ => return,
         };
         self.on_sign_of_life(known(response_id, ResponseId::MAX), now);
+    }
+
+    /// An item of the conversation as the model wrote it, for the record alone.
+    pub fn handle_item(&mut self, kept: KeptItem) {
+        if !self.phase.is_ended() {
+            self.facts.push_back(Fact::Item {
+                item_id: item(Some(&kept.id)),
+                json: kept.json,
+            });
+        }
     }
 
     /// All that a response had to say is there.
@@ -566,11 +595,18 @@ impl Call {
         });
     }
 
-    fn transcript(&mut self, speaker: Speaker, item_id: Option<&str>, text: &str) {
+    fn transcript(
+        &mut self,
+        speaker: Speaker,
+        item_id: Option<&str>,
+        text: &str,
+        confidence: Option<f64>,
+    ) {
         self.facts.push_back(Fact::Transcript {
             speaker,
             item_id: item(item_id).unwrap_or_default(),
             text: text.to_owned(),
+            confidence,
         });
     }
 }

@@ -240,8 +240,14 @@ impl Session {
                         }
                     }
                     Leg::Realtime | Leg::Standby => {
-                        match (server_event::decode(text, realtime_scratch), meaning) {
+                        let mut item = None;
+                        let decoded =
+                            server_event::decode_and_keep(text, realtime_scratch, &mut item);
+                        match (decoded, meaning) {
                             (Ok((event, noticed)), Some(Leg::Realtime)) => {
+                                if let Some(item) = item {
+                                    call.handle_item(item);
+                                }
                                 call.handle_realtime(event, noticed, now, wires);
                                 if call.wants_wire_position() {
                                     call.set_wire_position(wires.carrier.playing_at);

@@ -11,10 +11,12 @@ pub mod env;
 pub mod file;
 pub mod prove;
 pub mod schema;
+pub mod stored;
 pub mod url;
 
 pub use crate::base::secret::Secret;
 
+use crate::base::money::PriceTable;
 use crate::call::policy::Policy;
 use crate::proto::realtime::settings::Settings;
 use std::fmt;
@@ -260,6 +262,8 @@ pub struct Realtime {
     pub endpoints: Vec<EndpointConfig>,
     /// Whether the model is dialled as soon as a webhook announces a call.
     pub predial: bool,
+    /// What the models cost; what is not in it has no price.
+    pub prices: PriceTable,
     /// Connections to the model that each worker keeps for calls to come.
     pub warm_pool: usize,
     /// They are replaced by fresh ones at this age.

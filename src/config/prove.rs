@@ -71,7 +71,7 @@ pub fn prove(values: &Values, vars: &Vars, problems: &mut Vec<Problem>) -> Confi
 
 pub(super) struct Prover<'a> {
     pub(super) values: &'a Values,
-    vars: &'a Vars,
+    pub(super) vars: &'a Vars,
     pub(super) problems: &'a mut Vec<Problem>,
 }
 
@@ -310,6 +310,7 @@ impl Prover<'_> {
         }
         Realtime {
             endpoints,
+            prices: self.prices(),
             predial: self.values.bool("realtime.predial"),
             warm_pool: self.values.integer("realtime.warm_pool") as usize,
             warm_max_age: Duration::from_secs(self.values.integer("realtime.warm_max_age_secs")),

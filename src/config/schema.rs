@@ -331,6 +331,18 @@ pub const LISTS: &[List] = &[
         ],
     },
     List {
+        path: "realtime.prices",
+        keys: &[
+            key("model", Kind::Text, ""),
+            key("text_input", Kind::Text, "0"),
+            key("text_cached", Kind::Text, "0"),
+            key("text_output", Kind::Text, "0"),
+            key("audio_input", Kind::Text, "0"),
+            key("audio_cached", Kind::Text, "0"),
+            key("audio_output", Kind::Text, "0"),
+        ],
+    },
+    List {
         path: "agent.tools",
         keys: &[
             key(

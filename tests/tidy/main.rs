@@ -221,7 +221,9 @@ const HOMES: &[(&str, &[&str])] = &[
     ("tower_http", &["control"]),
     ("hdrhistogram", &["simulate"]),
     ("sled", &["store"]),
-    ("crc32c", &["store"]),
+    ("crc32c", &["store", "call::track"]),
+    ("rubato", &["store::recording"]),
+    ("vader_parity", &["store::analytics"]),
     ("clap", &["cli", ""]),
     ("mimalloc", &[""]),
     ("reqwest", &["outcall"]),
@@ -238,6 +240,7 @@ const PURE: &[&str] = &[
     "store::journal::policy",
     "store::journal::scan",
     "store::journal::seq",
+    "store::record",
 ];
 
 /// Words that no pure module may hold, and why.

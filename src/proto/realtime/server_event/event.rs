@@ -104,8 +104,8 @@ pub enum ServerEvent<'a> {
         item_id: Option<Cow<'a, str>>,
         /// The text.
         transcript: Cow<'a, str>,
-        /// The mean of `logprobs[].logprob`, at most 0: e to that is a confidence. None when none came.
-        logprob_mean: Option<f64>,
+        /// The mean of e to the `logprobs[].logprob`, 0 to 1: a confidence. None when none came.
+        probability_mean: Option<f64>,
     },
     /// Transcription failed: the call goes on.
     InputTranscriptFailed {

@@ -281,7 +281,7 @@ fn audio_done_speech_and_transcripts() {
             ServerEvent::InputTranscriptCompleted {
                 item_id: some("i"),
                 transcript: "Hello.".into(),
-                logprob_mean: None,
+                probability_mean: None,
             },
         ),
         (

@@ -60,7 +60,7 @@ impl Bench {
             .expect("a frame")
     }
 
-    fn to_model(&mut self, text: &str, now: u64) {
+    fn tell_model(&mut self, text: &str, now: u64) {
         self.session.handle_text(
             text.as_bytes(),
             now,
@@ -71,7 +71,7 @@ impl Bench {
         );
     }
 
-    fn to_carrier(&mut self, text: &str, now: u64) {
+    fn tell_carrier(&mut self, text: &str, now: u64) {
         let (blocks, ledger) = (&self.blocks, &mut self.book.0);
         self.caller
             .handle_text(text.as_bytes(), now, blocks, ledger, &mut self.tally);
@@ -127,13 +127,13 @@ fn an_echo_goes_round_and_both_ways_are_measured_for_themselves() {
     for n in 0..5 {
         let frame = bench.frame();
         let due = (n + 1) * 20 * MS;
-        bench.to_model(&append(&frame), due + 2 * MS);
+        bench.tell_model(&append(&frame), due + 2 * MS);
         let answer = texts(&mut bench.from_model, Role::Client)
             .pop()
             .expect("a delta");
         assert_eq!(field(&answer, &["type"]), "response.output_audio.delta");
         let text = media(&frame, &field(&answer, &["delta"]));
-        bench.to_carrier(&text, due + 5 * MS);
+        bench.tell_carrier(&text, due + 5 * MS);
     }
     assert!(bench.faults().is_empty(), "{:?}", bench.faults());
     assert!(bench.book.0.is_complete());
@@ -146,7 +146,7 @@ fn an_echo_goes_round_and_both_ways_are_measured_for_themselves() {
 fn an_echo_with_latency_is_due_later_and_measured_from_then() {
     let mut bench = Bench::new(Dialect::Realtime, 30 * MS, true);
     let frame = bench.frame();
-    bench.to_model(&append(&frame), 21 * MS);
+    bench.tell_model(&append(&frame), 21 * MS);
     assert_eq!(bench.session.poll_timeout(), Some(51 * MS));
     assert!(bench.session.is_busy());
     let _ = texts(&mut bench.from_model, Role::Client);
@@ -155,7 +155,7 @@ fn an_echo_with_latency_is_due_later_and_measured_from_then() {
     let answer = texts(&mut bench.from_model, Role::Client)
         .pop()
         .expect("a delta");
-    bench.to_carrier(&media(&frame, &field(&answer, &["delta"])), 54 * MS);
+    bench.tell_carrier(&media(&frame, &field(&answer, &["delta"])), 54 * MS);
     assert_eq!(bench.tally.down.quantiles().max.as_millis(), 3);
     assert!(bench.faults().is_empty() && !bench.session.is_busy());
 }
@@ -164,7 +164,7 @@ fn an_echo_with_latency_is_due_later_and_measured_from_then() {
 fn a_mirror_answers_in_the_carrier_s_protocol() {
     let mut bench = Bench::new(Dialect::Carrier, 0, true);
     let frame = bench.frame();
-    bench.to_model(&frame, 21 * MS);
+    bench.tell_model(&frame, 21 * MS);
     let answer = texts(&mut bench.from_model, Role::Client)
         .pop()
         .expect("media");
@@ -172,7 +172,7 @@ fn a_mirror_answers_in_the_carrier_s_protocol() {
         field(&answer, &["streamSid"]),
         field(&frame, &["streamSid"])
     );
-    bench.to_carrier(&answer, 22 * MS);
+    bench.tell_carrier(&answer, 22 * MS);
     assert!(bench.faults().is_empty(), "{:?}", bench.faults());
     assert!(bench.book.0.is_complete());
 }
@@ -182,11 +182,11 @@ fn frames_lost_doubled_and_of_others_are_named_with_call_and_number() {
     let mut bench = Bench::new(Dialect::Realtime, 0, true);
     let frames: Vec<String> = (0..4).map(|_| bench.frame()).collect();
     for n in [0, 2, 2, 3] {
-        bench.to_model(&append(&frames[n]), 100 * MS);
+        bench.tell_model(&append(&frames[n]), 100 * MS);
     }
     // The caller's own audio straight back, past the model.
     let payload = field(&frames[1], &["media", "payload"]);
-    bench.to_carrier(&media(&frames[1], &payload), 101 * MS);
+    bench.tell_carrier(&media(&frames[1], &payload), 101 * MS);
     // A frame of call 4.
     let mut other = Caller::new(4, true, 0.0, 1);
     other.handle_open(20 * MS, &mut bench.to_relay);
@@ -197,7 +197,7 @@ fn frames_lost_doubled_and_of_others_are_named_with_call_and_number() {
     let foreign = texts(&mut bench.to_relay, Role::Server)
         .pop()
         .expect("a frame");
-    bench.to_model(&append(&foreign), 102 * MS);
+    bench.tell_model(&append(&foreign), 102 * MS);
     bench.book.0.down = crate::simulate::load::check::Track::default();
     bench.book.0.down_sent = 0;
     bench.book.0.finish(&mut bench.tally);
@@ -216,20 +216,20 @@ fn frames_lost_doubled_and_of_others_are_named_with_call_and_number() {
 fn messages_that_the_vendors_do_not_know_are_named() {
     let mut bench = Bench::new(Dialect::Realtime, 0, true);
     let frame = bench.frame();
-    bench.to_model("{\"type\":\"no.such.event\"}", 30 * MS);
-    bench.to_model("not JSON", 30 * MS);
+    bench.tell_model("{\"type\":\"no.such.event\"}", 30 * MS);
+    bench.tell_model("not JSON", 30 * MS);
     let answers = texts(&mut bench.from_model, Role::Client);
     let errors = answers
         .iter()
         .filter(|text| field(text, &["type"]) == "error");
     assert_eq!(errors.count(), 2);
-    bench.to_carrier("{\"event\":\"nonsense\"}", 31 * MS);
+    bench.tell_carrier("{\"event\":\"nonsense\"}", 31 * MS);
     let stream = field(&frame, &["streamSid"]);
     let mark =
         format!("{{\"event\":\"mark\",\"streamSid\":\"{stream}\",\"mark\":{{\"name\":\"m1\"}}}}");
-    bench.to_carrier(&mark, 31 * MS);
-    bench.to_carrier(&mark, 31 * MS);
-    bench.to_carrier(
+    bench.tell_carrier(&mark, 31 * MS);
+    bench.tell_carrier(&mark, 31 * MS);
+    bench.tell_carrier(
         &format!("{{\"event\":\"clear\",\"streamSid\":\"{stream}\"}}"),
         31 * MS,
     );
@@ -253,9 +253,9 @@ fn a_session_in_another_format_than_the_telephone_s_is_a_fault() {
              \"input\":{{\"format\":{{\"type\":\"{format}\"}}}},\"output\":{{\"format\":{{\"type\":\"{format}\"}}}}}}}}}}"
         )
     };
-    bench.to_model(&update("audio/pcmu"), MS);
+    bench.tell_model(&update("audio/pcmu"), MS);
     assert!(bench.faults().is_empty(), "{:?}", bench.faults());
-    bench.to_model(&update("audio/pcma"), MS);
+    bench.tell_model(&update("audio/pcma"), MS);
     assert_eq!(
         bench.tally.faults.count(Kind::Message),
         1,
