@@ -289,6 +289,27 @@ fn failures_on_each_connection_end_the_call_with_what_the_agent_wants_then() {
 }
 
 #[test]
+fn what_the_server_answers_by_itself_is_not_asked_for_again_behind_it() {
+    let mut pair = patient(|_| {});
+    ask(&mut pair);
+    pair.model(&failed("server_error"));
+    pair.pass(1_000);
+    assert_eq!(creates(&mut pair), ["create again"]);
+    for event in [STARTED, STOPPED, COMMITTED] {
+        pair.model(event);
+    }
+    pair.model(r#"{"type":"response.created","response":{"id":"resp_2"}}"#);
+    pair.model(r#"{"type":"error","error":{"type":"invalid_request_error","code":"conversation_already_has_active_response","message":"resp_2"}}"#);
+    pair.model(r#"{"type":"response.done","response":{"id":"resp_2","status":"completed"}}"#);
+    pair.pass(3_000);
+    assert_eq!(
+        creates(&mut pair),
+        ["create again"],
+        "the turn has its answer"
+    );
+}
+
+#[test]
 fn a_nudge_that_failed_is_left_to_the_next_stage_of_silence() {
     let mut pair = patient(|policy| {
         policy.silence.nudge_after_ms = 5_000;
