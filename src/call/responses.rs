@@ -343,7 +343,7 @@ impl Responses {
         self.ended = None;
         self.again_of = None;
         // What is said with words of its own can't be made good by another answer.
-        let has_words = |want: &mut Want| matches!(want.why, Why::Nudge | Why::Goodbye);
+        let has_words = |want: &mut Want| want.why == Why::Goodbye;
         if self.slot == Slot::Requested
             && let Some(want) = self.asked.take_if(has_words)
         {
