@@ -32,6 +32,8 @@ pub enum ToWorker {
         slot: SlotKey,
         /// As which leg.
         leg: Leg,
+        /// From the order: an answer to an older one is none.
+        dial: u32,
         /// The leg, upgraded; or why not.
         outcome: Result<Box<Established>, DialFailure>,
     },
@@ -49,6 +51,8 @@ pub enum ToWorker {
         upstream: Box<Established>,
         /// The announced call that it was dialled for; `None`: for the first that asks.
         call_id: Option<CallId>,
+        /// The desk's number of the endpoint: given back with the end.
+        endpoint: u16,
         /// Closed when nobody has come so long.
         life: Duration,
     },
@@ -157,6 +161,8 @@ pub enum ToDesk {
         call_id: CallId,
         /// As which leg the connection is wanted: given back with it.
         leg: Leg,
+        /// Its number among those of the session: given back with the answer.
+        dial: u32,
         /// One attempt only: whoever asks has a schedule of its own.
         once: bool,
     },
@@ -193,6 +199,10 @@ pub enum ToDesk {
         worker: WorkerId,
         /// For whom; `None`: it was kept warm.
         call_id: Option<CallId>,
+        /// From the order.
+        endpoint: u16,
+        /// The call that has it, where it was kept warm and `how` is `Adopted`.
+        taken_by: Option<CallId>,
         /// How.
         how: IdleEnd,
         /// After what time.

@@ -619,6 +619,9 @@ impl Call {
             self.end_response(Some(id), now, out);
             self.cancel_response(Drop::LateDelta, out);
         }
+        if self.is_without_answer("no response comes", now) {
+            return;
+        }
         let event = self.responses.on_timeout();
         self.send_create(event, now, out);
         self.watch_silence(now);

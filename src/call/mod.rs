@@ -16,6 +16,7 @@
 //! | `cuts` | what the model was told of that, and what it answers |
 //! | `hold` | audio kept so that an interruption can be taken back |
 //! | `responses` | the one response slot |
+//! | `answers` | responses that fail, or do not come |
 //! | `policy` | how an agent leads a call |
 //! | `marks` | what marks are called, when one is due, which are out |
 //! | `upstream` | the model's connection lost, and dialled again |
@@ -35,6 +36,7 @@
 //! `Call::handle_carrier` (in `inbound`), every deadline through `Call::handle_timeout` (here): what else wants to know of
 //! them hooks in there. Whoever wants a response asks `Call::want`.
 
+mod answers;
 mod barge_in;
 pub mod cuts;
 pub mod early;
@@ -211,6 +213,7 @@ pub struct Call {
     hold: Hold,
     interrupts: barge_in::Interrupts,
     responses: Responses,
+    answers: answers::Answers,
     /// The response whose first audio was reported.
     sounding: Option<ResponseId>,
     /// Tools.
@@ -282,6 +285,7 @@ impl Call {
             hold: Hold::default(),
             interrupts: barge_in::Interrupts::default(),
             responses: Responses::default(),
+            answers: answers::Answers::default(),
             sounding: None,
             text: Vec::new(),
             orders: VecDeque::new(),
@@ -427,6 +431,8 @@ impl Call {
             Some(Deadline::Guard) => self.on_guard_over(now, out),
             Some(Deadline::Confirm) => self.on_confirmed(now, out),
             Some(Deadline::Response) => self.on_response_deadline(now, out),
+            Some(Deadline::Answer) => self.on_answer_deadline(now, out),
+            Some(Deadline::Again) => self.on_again(now, out),
             // The rest belong to legs.
             Some(
                 Deadline::Pong

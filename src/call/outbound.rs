@@ -1,6 +1,7 @@
 //! The model's events: the session's set-up, its audio on its way to the caller, marks, transcripts, errors. Core; part
 //! of `Call`.
 
+use super::answers::LASTING;
 use super::cuts::Refused;
 use super::outbox::Class;
 #[cfg(feature = "planted-bugs")]
@@ -54,6 +55,7 @@ impl Call {
         self.count_message_in(Leg::Realtime);
         self.stats.unknown_fields += u64::from(noticed.unknown_fields > 0);
         self.on_event(&event, now);
+        self.watch_answers(&event, now);
         // Of the model's own audio: tones and what is sent again are no answer.
         let sent_before = match event {
             ServerEvent::AudioDelta(_) => self.stats.outbound_bytes_sent,
@@ -127,6 +129,7 @@ impl Call {
                 response_id,
                 status,
                 detail,
+                error_type,
                 message,
                 usage,
                 ..
@@ -144,6 +147,9 @@ impl Call {
                 }
                 self.end_response(id, now, out);
                 let cancelled = status.as_deref() == Some("cancelled");
+                let failed = status.as_deref() == Some("failed");
+                let cause =
+                    [detail.as_deref(), error_type.as_deref()].map(|name| name.map(str::to_owned));
                 if let Some(message) = message {
                     // A failed response has its error here and in no `error` event.
                     self.facts.push_back(Fact::RealtimeError {
@@ -165,6 +171,9 @@ impl Call {
                 self.on_tools_done(response_id.as_deref(), cancelled, asks, now, out);
                 if !self.phase.is_ended() {
                     self.send_create(event, now, out);
+                }
+                if failed {
+                    self.on_failed_response(cause.each_ref().map(Option::as_deref), now);
                 }
             }
             ServerEvent::OutputTranscriptDelta { item_id, delta, .. } => {
@@ -572,6 +581,7 @@ impl Call {
                     now,
                 );
             }
+            Phase::Ready if is(&LASTING) => self.on_lasting([code, kind], now),
             Phase::Opening | Phase::Configuring if is(&UNAVAILABLE) => {
                 self.on_try_error([code, kind], now);
             }

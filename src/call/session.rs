@@ -412,6 +412,12 @@ impl Session {
         }
     }
 
+    /// Whether something waits for the carrier that went before all that waited (a `clear`): worth a send at once, before
+    /// other calls are served.
+    pub fn is_urgent(&self) -> bool {
+        self.wires.carrier.urgent
+    }
+
     /// The kernel has taken the whole of the last send of this leg.
     pub fn handle_sent(&mut self, leg: Leg, now: Now) {
         let bytes = self.wires.wire(leg).sent();

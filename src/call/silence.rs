@@ -295,8 +295,10 @@ impl Call {
         self.watch_silence(now);
     }
 
-    /// The model has begun to speak by itself, and what we asked for is refused: a greeting and a nudge would come behind it.
+    /// The model has begun to speak by itself, and what we asked for is refused: a greeting and a nudge would come behind it, and
+    /// so would what was asked for again.
     pub(super) fn forget_openings(&mut self) {
+        self.responses.withdraw(Why::Again);
         self.responses.withdraw(Why::Greeting);
         self.responses.withdraw(Why::Nudge);
         self.quiet.nudging = false;

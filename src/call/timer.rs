@@ -41,6 +41,10 @@ pub enum Deadline {
     Confirm,
     /// The model's answer to `response.create` (`limit::RESPONSE_DEADLINE`).
     Response,
+    /// The server's answer to the caller's turn (`limit::RESPONSE_DEADLINE`).
+    Answer,
+    /// A response that failed is asked for again.
+    Again,
     /// The peer's sign of life after our ping (`limit::PONG_DEADLINE`).
     Pong,
     /// Our next ping (`limit::PING_INTERVAL`).
@@ -53,7 +57,7 @@ pub enum Deadline {
     Close,
 }
 
-const ALL: [Deadline; 22] = [
+const ALL: [Deadline; 24] = [
     Deadline::Start,
     Deadline::Upstream,
     Deadline::Redial,
@@ -71,6 +75,8 @@ const ALL: [Deadline; 22] = [
     Deadline::Guard,
     Deadline::Confirm,
     Deadline::Response,
+    Deadline::Answer,
+    Deadline::Again,
     Deadline::Pong,
     Deadline::Ping,
     Deadline::Join,

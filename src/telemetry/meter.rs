@@ -40,6 +40,8 @@ pub struct WorkerStats {
     pub idle_ends: [[u64; name::IDLE_ENDS.len()]; 2],
     /// Messages that they had no room for.
     pub idle_dropped: u64,
+    /// Answers to dials that nobody waits for any more.
+    pub dials_stale: u64,
     /// Panics caught in sessions.
     pub panics: u64,
     /// Reports that found the queue full.
@@ -190,6 +192,7 @@ const WORKER_TOTALS: &[Total<WorkerStats>] = &[
     (name::TLS_ERRORS, &[], |w| w.tls_errors),
     (name::LEGS_PAUSED, &[], |w| w.legs_paused),
     (name::IDLE_DROPPED, &[], |w| w.idle_dropped),
+    (name::DIALS_STALE, &[], |w| w.dials_stale),
 ];
 
 /// Values of now.

@@ -97,6 +97,8 @@ pub const IDLE_UPSTREAMS: &str = "voxrelay_idle_upstreams";
 pub const IDLE_ENDED: &str = "voxrelay_idle_upstreams_ended_total";
 /// Messages for which an idle connection had no room.
 pub const IDLE_DROPPED: &str = "voxrelay_idle_upstream_messages_dropped_total";
+/// Answers to dials that came when nobody waited for them any more: closed in order.
+pub const DIALS_STALE: &str = "voxrelay_upstream_dials_stale_total";
 /// The `kind` of an idle connection: dialled for an announced call, or kept warm.
 pub const IDLE_KINDS: [&str; 2] = ["predial", "warm"];
 /// The `outcome` of its wait.
@@ -196,6 +198,10 @@ pub const COUNTERS: &[(&str, &str)] = &[
     (
         IDLE_DROPPED,
         "Messages for which an idle connection had no room",
+    ),
+    (
+        DIALS_STALE,
+        "Answers to dials that nobody waited for any more",
     ),
     (HTTP_REQUESTS, "Requests answered by the control plane"),
     (WEBHOOKS, "Voice webhooks by outcome"),

@@ -52,6 +52,7 @@ pub enum Note {
     ResponseDone {
         id: String,
         cancelled: bool,
+        failed: bool,
     },
     /// A call of a tool, by number.
     Call(usize),
@@ -357,7 +358,7 @@ impl Judge {
                 }
                 return;
             }
-            Note::ResponseDone { id, cancelled } => {
+            Note::ResponseDone { id, cancelled, .. } => {
                 self.on_round_done(place, id, *cancelled);
                 self.talk_delivered(place, note);
                 let connection = &mut self.at[place];

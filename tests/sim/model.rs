@@ -457,7 +457,15 @@ impl Model {
             "id": id, "object": "realtime.response", "status": status,
             "status_details": details, "output": [], "usage": null, "metadata": null}});
         let cancelled = status == "cancelled";
-        self.send(out, &event, Note::ResponseDone { id, cancelled });
+        self.send(
+            out,
+            &event,
+            Note::ResponseDone {
+                id,
+                cancelled,
+                failed: status == "failed",
+            },
+        );
         if self.dice.percent(self.script.odd / 4) {
             self.send(out, &event, Note::Other); // twice
         }
@@ -569,8 +577,12 @@ impl Model {
                 let id = format!("resp_unheard_{}", self.seq);
                 let event = json!({"type": "response.done", "event_id": "event_g",
                     "response": {"id": id, "status": "cancelled", "output": []}});
-                let cancelled = true;
-                self.send(out, &event, Note::ResponseDone { id, cancelled });
+                let note = Note::ResponseDone {
+                    id,
+                    cancelled: true,
+                    failed: false,
+                };
+                self.send(out, &event, note);
             }
         }
     }

@@ -62,6 +62,8 @@ pub(super) struct Wire {
     /// As many as `given` will be when the newest frame of playing audio begins to go out, unless something is cut or
     /// put before it.
     pub(super) playing_at: u64,
+    /// Something was put before all that waits, and waits itself.
+    pub(super) urgent: bool,
 }
 
 impl Wire {
@@ -78,6 +80,7 @@ impl Wire {
             peer_close: None,
             given: 0,
             playing_at: 0,
+            urgent: false,
         }
     }
 
@@ -133,6 +136,7 @@ impl Wire {
             return false;
         }
         self.go();
+        self.urgent = true;
         let masked = self.role == Role::Client;
         let payload: usize = parts.iter().map(|part| part.len()).sum();
         self.outbox.push_first(frame_len(payload, masked), |buf| {
@@ -282,6 +286,7 @@ impl Wire {
         if len == 0 || self.is_over() {
             return;
         }
+        self.urgent = false;
         self.in_flight_audio += self.outbox.consume(len);
         self.given += len as u64;
         if !self.in_flight {

@@ -320,6 +320,7 @@ fn read<'a>(root: Value<'_, 'a>) -> Result<(ServerEvent<'a>, Noticed), DecodeErr
                     &["status_details"],
                 ],
             )?,
+            error_type: first_text(top.response, &[&["status_details", "error", "type"]])?,
             message: first_text(top.response, &[&["status_details", "error", "message"]])?,
             tag: first_text(top.response, &[&["metadata", METADATA_KEY]])?,
             has_audio: read_output(top.response)?.0,

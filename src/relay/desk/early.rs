@@ -196,6 +196,7 @@ fn hand_on(
     let order = ToWorker::Idle {
         upstream: Box::new(upstream),
         call_id: Some(call_id),
+        endpoint: desk.targets.borrow().endpoint_of(call_id),
         life: TICKET_LIFE,
     };
     super::warm::send_idle(desk, worker, order)

@@ -81,6 +81,8 @@ pub(super) struct LegState {
     close_notify_sent: bool,
     /// A receive is armed.
     pub(super) receiving: bool,
+    /// And is being cancelled.
+    pub(super) cancelling: bool,
     pub(super) sending: Option<Sending>,
     pub(super) phase: Phase,
     /// The peer has ended its side: nothing more is received, what is queued may still go.
@@ -148,6 +150,7 @@ impl LegState {
             tls_out: Vec::new(),
             close_notify_sent: false,
             receiving: false,
+            cancelling: false,
             sending: None,
             phase: Phase::Open,
             eof: false,

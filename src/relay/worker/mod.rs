@@ -281,8 +281,10 @@ impl Worker {
         let leg = life.legs[key.leg as usize]
             .as_mut()
             .expect("found by its key");
+        let mut was_cancelled = leg.paused_until.is_some();
         if !completion.more {
             leg.receiving = false;
+            was_cancelled |= std::mem::take(&mut leg.cancelling);
         }
         if let Ok(bytes @ 1..) = usize::try_from(completion.result)
             && which == Leg::Carrier
@@ -330,8 +332,8 @@ impl Worker {
                     shared.starved.push(key);
                 }
                 libc::EINTR | libc::EAGAIN => {}
-                // We ended the receive ourselves: the leg brought too much at once.
-                libc::ECANCELED if leg_paused(life, key) => {}
+                // We ended the receive ourselves: the leg brought too much at once, or a call wanted it.
+                libc::ECANCELED if was_cancelled => {}
                 _ => gone = Some(Closed::Broken),
             },
             _ => {}
@@ -344,6 +346,10 @@ impl Worker {
             shared.on_gone(life, which, how);
         }
         Self::touch(&mut self.touched, life);
+        if life.driver.is_urgent() {
+            let slot = life.key;
+            self.hasten(slot)?;
+        }
         Ok(())
     }
 
@@ -379,6 +385,24 @@ impl Worker {
             }
         }
         Self::touch(&mut self.touched, life);
+        if life.driver.is_urgent() {
+            let slot = life.key;
+            self.hasten(slot)?;
+        }
+        Ok(())
+    }
+
+    /// An interruption does not wait for what else this wake-up brought: the call is served, and its `clear` is submitted, now.
+    /// Behind a send that is under way it goes with that one's completion.
+    fn hasten(&mut self, key: SlotKey) -> io::Result<()> {
+        let carrier = |life: &mut Life| {
+            let leg = life.legs[index_of(Leg::Carrier)].as_ref();
+            leg.is_some_and(|leg| leg.sending.is_none())
+        };
+        if self.table.find(key).is_some_and(carrier) {
+            self.serve(key)?;
+            self.shared.ring.submit()?;
+        }
         Ok(())
     }
 
@@ -432,11 +456,18 @@ impl Worker {
                 self.shared.install(life, Leg::Carrier, *leg);
                 Self::touch(&mut self.touched, life);
             }
-            ToWorker::Upstream { slot, leg, outcome } => {
-                // The call may have ended while the desk dialled, or given the dial up: then the desk closes the leg, in
-                // order.
-                let wanted = |life: &&mut Life| !life.reported_end && life.dialling;
+            ToWorker::Upstream {
+                slot,
+                leg,
+                dial,
+                outcome,
+            } => {
+                // The call may have ended while the desk dialled, or given the dial up, or have asked for another since: then
+                // the desk closes the leg, in order.
+                let wanted =
+                    |life: &&mut Life| !life.reported_end && life.dialling && life.dials == dial;
                 let Some(life) = self.table.find(slot).filter(wanted) else {
+                    self.shared.stats.dials_stale += 1;
                     if let Ok(upstream) = outcome {
                         self.shared.tell_desk(ToDesk::Discard { upstream });
                     }
@@ -472,8 +503,9 @@ impl Worker {
             ToWorker::Idle {
                 upstream,
                 call_id,
+                endpoint,
                 life,
-            } => self.on_idle(*upstream, call_id, life),
+            } => self.on_idle(*upstream, call_id, endpoint, life),
             ToWorker::DropIdle { call_id } => self.drop_idle(call_id),
             ToWorker::ToolResult { slot, result } => {
                 // The call may have ended meanwhile.
@@ -601,11 +633,4 @@ fn entropy() -> [u8; 32] {
     // Without entropy no mask key is safe; the kernel has had some since early boot.
     getrandom::fill(&mut seed).expect("the kernel's random source");
     seed
-}
-
-/// Whether we stopped reading this leg for a while.
-fn leg_paused(life: &Life, key: LegKey) -> bool {
-    life.legs[key.leg as usize]
-        .as_ref()
-        .is_some_and(|leg| leg.paused_until.is_some())
 }

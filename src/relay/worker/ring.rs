@@ -282,6 +282,24 @@ impl Ring {
         self.push(&entry)
     }
 
+    /// Submits what is queued, and waits for nothing.
+    pub(super) fn submit(&mut self) -> io::Result<()> {
+        self.enters += 1;
+        match self.ring.submit() {
+            Ok(_) => Ok(()),
+            // What is queued stays queued, for the next wait.
+            Err(error)
+                if matches!(
+                    error.raw_os_error(),
+                    Some(libc::EINTR | libc::EAGAIN | libc::EBUSY)
+                ) =>
+            {
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
     /// Submits what is queued, waits for a completion or until `timeout`, and appends all completions to `out`. With
     /// `gather`, it waits that long (or for `GATHER_COMPLETIONS`) for more to come along before it returns.
     pub(super) fn wait(

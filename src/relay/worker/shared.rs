@@ -184,6 +184,7 @@ impl Shared {
             match intent {
                 Intent::Dial => {
                     life.dialling = true;
+                    life.dials += 1;
                     self.idles.wanted.push_back(Wanted {
                         slot: life.key,
                         call_id: life.call_id,
@@ -224,11 +225,13 @@ impl Shared {
 
     fn dial(&mut self, life: &mut Life, leg: Leg, once: bool) {
         life.dialling = true;
+        life.dials += 1;
         self.tell_desk(ToDesk::Dial {
             worker: self.id,
             slot: life.key,
             call_id: life.call_id,
             leg,
+            dial: life.dials,
             once,
         });
     }

@@ -405,6 +405,7 @@ fn a_call_that_ends_while_its_dial_is_out_takes_the_dial_back() {
     let late = ToWorker::Upstream {
         leg: Leg::Realtime,
         slot,
+        dial: 1,
         outcome: Ok(established(upstream)),
     };
     fixture.orders.send(late).expect("room");

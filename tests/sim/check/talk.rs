@@ -11,6 +11,8 @@ use voxrelay::call::policy::FirstSpeaker;
 const A_LITTLE: u64 = 5_000;
 /// The relay's clock of what was heard, against ours.
 const EAR: u64 = 40_000;
+/// A response that does not begin is asked for again after so long.
+const NO_ANSWER: u64 = 10_000_000;
 /// A goodbye that is not said is waited for so long, and one that was said for its marks.
 const GOODBYE_MAX: u64 = 20_000_000;
 const MARKS_WAIT: u64 = 500_000;
@@ -43,6 +45,8 @@ pub struct Talk {
     interrupted: bool,
     sent: u64,
     lone_done: bool,
+    /// A response failed, and was not asked for again.
+    failed: bool,
     /// At the end, for when the carrier hears of it: what may not wait there any more.
     must_be_heard: bool,
 }
@@ -112,8 +116,9 @@ impl Judge {
                 }
                 talk.busy_until = now;
             }
-            Note::ResponseDone { id, .. } => {
+            Note::ResponseDone { id, failed, .. } => {
                 talk.busy_until = now;
+                talk.failed |= failed;
                 talk.lone_done |= self.at[place].active.is_none();
                 if let Some(goodbye) = &mut talk.goodbye
                     && goodbye.response.as_deref() == Some(id)
@@ -218,6 +223,13 @@ impl Judge {
             "tools" => self.on_tools_create(at, event),
             "text" => self.on_text_create(at),
             "owed" => assert!(self.at[at].number > 1, "a first session owes nothing"),
+            "again" => {
+                let failed = std::mem::take(&mut talk.failed);
+                assert!(
+                    failed || late || now + A_LITTLE >= talk.busy_until + NO_ANSWER,
+                    "a response is asked for again that did not fail"
+                );
+            }
             other => panic!("{other} is not a word of ours"),
         }
         self.talk.busy_until = now;

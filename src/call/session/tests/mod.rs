@@ -1,9 +1,11 @@
 //! Whole sessions between a scripted carrier and a scripted model, on a virtual clock.
 
+mod answers;
 mod audio;
 mod barge_in;
 mod coalesce;
 mod ends;
+mod everywhere;
 mod goodbye;
 mod harness;
 mod heard;

@@ -257,7 +257,7 @@ fn an_error_in_a_ready_session_is_reported_and_survived() {
     for code in [
         "response_cancel_not_active",
         "invalid_value",
-        "insufficient_quota",
+        "item_create_duplicate_item_id",
     ] {
         pair.model(&format!(
             r#"{{"type":"error","error":{{"type":"invalid_request_error","code":"{code}","message":"m","event_id":null}}}}"#

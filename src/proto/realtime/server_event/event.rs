@@ -64,6 +64,8 @@ pub enum ServerEvent<'a> {
         status: Option<Cow<'a, str>>,
         /// `status_details.reason`, else `.error.code`, else `.error.type`, else `status_details` itself when it is a string.
         detail: Option<Cow<'a, str>>,
+        /// `status_details.error.type`: what is lasting may be named here as well.
+        error_type: Option<Cow<'a, str>>,
         /// `status_details.error.message`.
         message: Option<Cow<'a, str>>,
         /// See `ResponseCreated`.

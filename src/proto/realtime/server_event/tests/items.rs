@@ -267,6 +267,7 @@ fn a_finished_response_says_what_it_holds_and_cost() {
                 response_id: some("r"),
                 status: some("completed"),
                 detail: None,
+                error_type: None,
                 message: None,
                 tag: some("nudge"),
                 has_audio,
