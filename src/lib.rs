@@ -16,6 +16,7 @@
 //! | [`relay`] | the data plane: the desk (accept, upgrade, dial) and the workers (one ring each) | shell |
 //! | [`control`] | the control plane: webhooks, health, metrics, on axum | shell |
 //! | [`outcall`] | HTTP that we start: tools | shell |
+//! | [`store`] | what is kept of calls: the journal (codec: core; disk: shell), records (core), recordings, sums (shell) | both |
 //! | [`simulate`] | simulated carriers and model, which share no message code with the relay | shell |
 //! | [`cli`] | the commands; may name everything | shell |
 //!
@@ -40,6 +41,7 @@ compile_error!(
 pub mod base;
 pub mod call;
 pub mod proto;
+pub mod store;
 
 #[cfg(feature = "daemon")]
 pub mod bus;

@@ -1,7 +1,9 @@
 //! The allocator, the command line, the exit code.
 
+use voxrelay::telemetry::allocation::Counting;
+
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: Counting<mimalloc::MiMalloc> = Counting(mimalloc::MiMalloc);
 
 fn main() -> std::process::ExitCode {
     voxrelay::cli::main()

@@ -271,3 +271,58 @@ fn a_minute_of_a_call_allocates_nothing() {
     );
     assert!(bench.sent[0] > sent[0] + 400_000 && bench.sent[1] > sent[1] + 700_000);
 }
+
+/// A worker's blocks: a full one comes back empty, as it does from the ring when its write is done.
+struct Pool {
+    blocks: Vec<Vec<u8>>,
+    written: usize,
+}
+
+impl voxrelay::call::track::Blocks for Pool {
+    fn exchange(
+        &mut self,
+        _side: voxrelay::call::track::Side,
+        mut full: Vec<u8>,
+    ) -> Option<Vec<u8>> {
+        self.written += full.len();
+        full.clear();
+        self.blocks.push(full);
+        // The one that was given longest ago.
+        (self.blocks.len() > 1).then(|| self.blocks.remove(0))
+    }
+}
+
+/// A minute of a recording: the caller's frames, answers faster than real time, interruptions. Each frame is decoded into
+/// its block and allocates nothing.
+#[test]
+fn a_recording_does_not_allocate() {
+    use voxrelay::call::track::{BLOCK_BYTES, Recorder};
+    let block = || Vec::with_capacity(BLOCK_BYTES);
+    let mut pool = Pool {
+        blocks: Vec::with_capacity(8),
+        written: 0,
+    };
+    pool.blocks.extend([block(), block()]);
+    let at = |ms: u64| Mono(ms * 1_000_000);
+    let mut recorder = Recorder::new(at(0), block(), block());
+    let frame = "f".repeat(216); // 162 bytes in groups without padding
+    let delta = "d".repeat(2_668);
+    let mut line = 0;
+    let before = ALLOCATIONS.with(Cell::get);
+    for n in 0..3_000u64 {
+        let now = at(n * 20);
+        recorder.caller(Some(n * 20), frame.as_bytes(), now, &mut pool);
+        if n % 250 < 40 {
+            recorder.agent(line, delta.as_bytes(), now, &mut pool);
+            line += 2_001;
+        }
+        if n % 500 == 120 {
+            recorder.cut(line - 8_000, now, &mut pool);
+        }
+        recorder.flush(now, &mut pool);
+    }
+    let (length, counts) = recorder.finish(at(60_000), &mut pool);
+    assert_eq!(ALLOCATIONS.with(Cell::get) - before, 0);
+    assert_eq!((counts.lost_bytes, counts.cuts), (0, 6));
+    assert!(length >= 480_000 && pool.written > 480_000);
+}

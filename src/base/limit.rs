@@ -67,6 +67,22 @@ pub const PARAMETERS_MAX: usize = 64;
 pub const PARAMETER_CHARS_MAX: usize = 500;
 /// Messages that do not parse before the leg is closed.
 pub const MALFORMED_MAX: u32 = 50;
+/// The body of one journal entry: an item of the model that is kept verbatim is at most one message.
+pub const JOURNAL_BODY_BYTES_MAX: usize = REALTIME_MESSAGE_BYTES_MAX;
+/// A journal segment is followed by the next one once it is this long; one batch may lie beyond it.
+pub const JOURNAL_SEGMENT_BYTES: u64 = 64 * 1024 * 1024;
+/// Entries that wait in memory for the disk; past it an append is refused and the caller keeps what it has.
+pub const JOURNAL_PENDING_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Entries of one group commit: with this many waiting the disk is asked at once.
+pub const JOURNAL_BATCH_ENTRIES: u32 = 256;
+/// The same in bytes, so that a few large entries do not wait for many small ones.
+pub const JOURNAL_BATCH_BYTES: u64 = 1024 * 1024;
+/// The longest that an entry waits for its group commit when nobody waits for it.
+pub const JOURNAL_COMMIT_INTERVAL: Duration = Duration::from_millis(200);
+/// After a commit that failed: the first and the longest pause before the next.
+pub const JOURNAL_RETRY_MIN: Duration = Duration::from_millis(200);
+/// See `JOURNAL_RETRY_MIN`.
+pub const JOURNAL_RETRY_MAX: Duration = Duration::from_secs(5);
 /// How long a stream ticket is good for.
 pub const TICKET_LIFE: Duration = Duration::from_secs(120);
 
@@ -90,4 +106,10 @@ const _: () = {
     // A peer that takes nothing is noticed by the write before the ping calls it dead.
     assert!(WRITE_STALL_DEADLINE.as_millis() < PONG_DEADLINE.as_millis());
     assert!(CLOSE_DEADLINE.as_millis() < WRITE_STALL_DEADLINE.as_millis());
+    // An entry of the greatest size is taken, also when others wait already.
+    assert!(JOURNAL_PENDING_BYTES_MAX >= 2 * JOURNAL_BODY_BYTES_MAX);
+    assert!(JOURNAL_SEGMENT_BYTES >= 2 * JOURNAL_BODY_BYTES_MAX as u64);
+    // An entry's length is 32 bits.
+    assert!(JOURNAL_BODY_BYTES_MAX < u32::MAX as usize);
+    assert!(JOURNAL_RETRY_MIN.as_millis() <= JOURNAL_RETRY_MAX.as_millis());
 };

@@ -3,6 +3,7 @@
 //! To a worker: a bounded queue and an eventfd that its ring watches. Full means the sender is told, and refuses the call.
 //! To the desk: a bounded tokio queue, since the desk is async. Full means the same.
 
+use super::load::{Load, LoadCell};
 use crate::base::id::{CallId, SlotKey, WorkerId};
 use crate::base::time::Now;
 use crate::call::fact::Turn;
@@ -12,7 +13,6 @@ use crate::call::{DialFailure, Leg};
 use crate::transport::Established;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::time::Duration;
 
@@ -32,6 +32,8 @@ pub enum ToWorker {
         slot: SlotKey,
         /// As which leg.
         leg: Leg,
+        /// From the order: an answer to an older one is none.
+        dial: u32,
         /// The leg, upgraded; or why not.
         outcome: Result<Box<Established>, DialFailure>,
     },
@@ -49,6 +51,8 @@ pub enum ToWorker {
         upstream: Box<Established>,
         /// The announced call that it was dialled for; `None`: for the first that asks.
         call_id: Option<CallId>,
+        /// The desk's number of the endpoint: given back with the end.
+        endpoint: u16,
         /// Closed when nobody has come so long.
         life: Duration,
     },
@@ -157,6 +161,8 @@ pub enum ToDesk {
         call_id: CallId,
         /// As which leg the connection is wanted: given back with it.
         leg: Leg,
+        /// Its number among those of the session: given back with the answer.
+        dial: u32,
         /// One attempt only: whoever asks has a schedule of its own.
         once: bool,
     },
@@ -193,6 +199,10 @@ pub enum ToDesk {
         worker: WorkerId,
         /// For whom; `None`: it was kept warm.
         call_id: Option<CallId>,
+        /// From the order.
+        endpoint: u16,
+        /// The call that has it, where it was kept warm and `how` is `Adopted`.
+        taken_by: Option<CallId>,
         /// How.
         how: IdleEnd,
         /// After what time.
@@ -257,7 +267,7 @@ pub enum AdmitAnswer {
 pub struct WorkerSender {
     queue: SyncSender<ToWorker>,
     wake: Arc<OwnedFd>,
-    live: Arc<AtomicUsize>,
+    load: Arc<LoadCell>,
 }
 
 /// The receiving half: the worker watches `wake_fd` and then drains the queue.
@@ -265,25 +275,25 @@ pub struct WorkerSender {
 pub struct WorkerInbox {
     queue: Receiver<ToWorker>,
     wake: Arc<OwnedFd>,
-    live: Arc<AtomicUsize>,
+    load: Arc<LoadCell>,
 }
 
 /// A worker's queue of `capacity` orders.
 pub fn worker_queue(capacity: usize) -> std::io::Result<(WorkerSender, WorkerInbox)> {
     let (sender, receiver) = sync_channel(capacity);
     let wake = Arc::new(eventfd()?);
-    let live = Arc::new(AtomicUsize::new(0));
+    let load = Arc::new(LoadCell::default());
     let sender = WorkerSender {
         queue: sender,
         wake: wake.clone(),
-        live: live.clone(),
+        load: load.clone(),
     };
     Ok((
         sender,
         WorkerInbox {
             queue: receiver,
             wake,
-            live,
+            load,
         },
     ))
 }
@@ -304,7 +314,12 @@ fn eventfd() -> std::io::Result<OwnedFd> {
 impl WorkerSender {
     /// Calls that live on this worker, as it last said.
     pub fn live(&self) -> usize {
-        self.live.load(Ordering::Relaxed)
+        self.load().live
+    }
+
+    /// How busy this worker is, as it last said.
+    pub fn load(&self) -> Load {
+        self.load.read()
     }
 
     /// Queues an order and wakes the worker. Gives the order back when the queue is full or the worker is gone.
@@ -353,9 +368,9 @@ impl WorkerInbox {
         self.queue.try_recv().ok()
     }
 
-    /// Says how many calls live here.
-    pub fn set_live(&self, calls: usize) {
-        self.live.store(calls, Ordering::Relaxed);
+    /// Where this worker says how busy it is.
+    pub fn load(&self) -> &LoadCell {
+        &self.load
     }
 }
 

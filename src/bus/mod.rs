@@ -2,5 +2,6 @@
 
 pub mod command;
 pub mod directory;
+pub mod load;
 pub mod report;
 pub mod tool;

@@ -5,7 +5,8 @@
 //!
 //! 1. The carrier's `clear` goes before everything that waits on its leg; our own audio and marks that wait are cut at a
 //!    frame, and the generation of marks goes up.
-//! 2. `response.cancel`, when the server does not break off by itself (`interrupt_response = false`) and one is active.
+//! 2. `response.cancel`, when one is active that the server does not break off by itself: with `interrupt_response = false`,
+//!    in the guard window's session, or when it began in a pause.
 //! 3. Every item that was not wholly heard is truncated, once: the audible one at the milliseconds heard, later ones at 0.
 //!    A message that was announced and has no audio yet is deleted: the server refuses to truncate it.
 //! 4. Late audio of those responses is dropped by response id until its `response.done`, and by item id after.
@@ -13,12 +14,19 @@
 //! ```text
 //!            speech_started,          confirm_ms > 0, all of it kept
 //!            unheard audio            ┌──────────────▶ Paused ──confirm_ms over──▶ cut
-//!   Playing ──────────────────────────┤                  │ speech_stopped before
+//!   Playing ──────────────────────────┤                  │ speech_stopped before, and the speech was shorter
 //!      ▲                              └──▶ cut           ▼
 //!      └──────────────────────────────────────── sent again from the heard byte
 //! ```
 //!
-//! In the guard window after `start` nothing is cut; speech that is still open when it ends cuts then.
+//! A server VAD tells of the end of speech only `silence_duration_ms` after it, so a pause lasts that much longer.
+//!
+//! In the guard window after `start` nothing is cut; speech that is still open when it ends cuts then. The session begins
+//! with `interrupt_response = false`, or the server would break the greeting off and answer the noise; when the window is
+//! over it is told otherwise.
+//!
+//! Where the server does not break off, a response that begins while the caller speaks is cancelled as well: the server
+//! answers what is being said when that is over. What answers it begins behind its `speech_stopped`.
 
 use super::fact::Drop;
 use super::outbox::Class;
@@ -29,52 +37,199 @@ use super::responses::Want;
 use super::state::Phase;
 use super::timer::Deadline;
 use super::{Call, Fact, Leg, Output};
-use crate::base::id::ItemId;
+use crate::base::id::{ItemId, ResponseId};
 use crate::base::limit;
 use crate::base::time::Now;
 use crate::base::unit::AudioMs;
-use crate::proto::realtime::client_event::NewItem;
+use crate::proto::realtime::client_event::{self, NewItem};
+use crate::proto::realtime::settings::TurnKind;
 use std::time::Duration;
 
+/// The `event_id` of the update behind the guard window.
+const GUARD_EVENT_ID: &str = "vr_guard_1";
+
+/// Who breaks off, and what the speech that is open has led to.
+#[derive(Debug, Default)]
+pub(super) struct Interrupts {
+    /// The guard window is not over.
+    guarded: bool,
+    /// This session was told not to break off by itself, and has not confirmed anything else.
+    held: bool,
+    /// It was told to, again.
+    released: bool,
+    /// Where the speech began, as the server counts.
+    speech_from: Option<u64>,
+    /// The speech began and ended in the guard window, as far as we know.
+    noise: bool,
+    /// The speech that is open is an interruption.
+    barging: bool,
+    /// The response that the server broke off when the pause began.
+    broken_off: Option<ResponseId>,
+}
+
 impl Call {
-    /// The caller began to speak, as the model hears it.
-    pub(super) fn on_speech_started(&mut self, now: Now, out: &mut impl Output) {
-        if !self.policy.barge_in.enabled || self.phase != Phase::Ready {
-            return;
+    /// `start` has come: the guard window begins.
+    pub(super) fn arm_guard(&mut self, now: Now) {
+        let guard = self.policy.barge_in;
+        if guard.enabled && guard.guard_ms > 0 {
+            self.interrupts.guarded = true;
+            let guard = Duration::from_millis(u64::from(guard.guard_ms));
+            self.timers.set(Deadline::Guard, now.mono + guard);
         }
-        if now.mono < self.guard_until {
-            self.timers.set(Deadline::Guard, self.guard_until);
-            return;
-        }
-        self.interrupt(now, out);
     }
 
-    /// `Deadline::Guard`: who still speaks now was no connection noise.
-    pub(super) fn on_guard_over(&mut self, now: Now, out: &mut impl Output) {
-        if self.speech_open && self.phase == Phase::Ready {
+    /// Our settings for a session that is set up now.
+    pub(super) fn settings_update(&mut self, leg: Leg, event_id: &str) -> String {
+        let turn = &self.settings.turn_detection;
+        let breaks_off = turn.interrupt_response && turn.kind != TurnKind::None;
+        let held = leg == Leg::Realtime && self.interrupts.guarded && breaks_off;
+        if leg == Leg::Realtime {
+            (self.interrupts.held, self.interrupts.released) = (held, false);
+        }
+        if !held {
+            return client_event::session_update(&self.settings, event_id);
+        }
+        let mut settings = self.settings.as_ref().clone();
+        settings.turn_detection.interrupt_response = false;
+        client_event::session_update(&settings, event_id)
+    }
+
+    /// The guard window is over, and the session is there: from now on the server breaks off by itself.
+    pub(super) fn release_interrupts(&mut self, out: &mut impl Output) {
+        let Interrupts {
+            guarded,
+            held,
+            released,
+            ..
+        } = self.interrupts;
+        if guarded || !held || released || self.phase != Phase::Ready {
+            return;
+        }
+        self.interrupts.released = true;
+        let event = client_event::turn_detection_patch(&self.settings, GUARD_EVENT_ID);
+        self.send(out, Leg::Realtime, Class::Control, &[event.as_bytes()]);
+    }
+
+    /// The session confirmed a later update, and there is but one. What it told of before was under the old one.
+    pub(super) fn on_later_update(&mut self) {
+        if self.interrupts.released {
+            self.interrupts.held = false;
+        }
+    }
+
+    /// The session is left, with the speech that it heard.
+    pub(super) fn forget_speech(&mut self) {
+        self.interrupts = Interrupts {
+            guarded: self.interrupts.guarded,
+            ..Interrupts::default()
+        };
+    }
+
+    /// Whether the server breaks its active response off when the caller speaks.
+    fn server_interrupts(&self) -> bool {
+        #[cfg(feature = "planted-bugs")]
+        if planted::is(Planted::CancelForgotten) {
+            return true;
+        }
+        self.settings.turn_detection.interrupt_response && !self.interrupts.held
+    }
+
+    /// Whether the caller's last words were noise of the connection.
+    pub(super) fn was_noise(&self) -> bool {
+        self.interrupts.noise
+    }
+
+    /// The caller began to speak, as the model hears it.
+    pub(super) fn on_speech_started(
+        &mut self,
+        audio_start_ms: Option<u64>,
+        now: Now,
+        out: &mut impl Output,
+    ) {
+        self.interrupts.speech_from = audio_start_ms;
+        self.interrupts.noise = self.interrupts.guarded;
+        if self.policy.barge_in.enabled && self.phase == Phase::Ready && !self.interrupts.guarded {
             self.interrupt(now, out);
         }
     }
 
-    /// The caller stopped. A pause that is not confirmed yet was for nothing.
-    pub(super) fn on_speech_stopped(&mut self, now: Now, out: &mut impl Output) {
-        self.timers.clear(Deadline::Guard);
-        if self.hold.paused {
-            self.resume(now, out);
-            self.hear_later(now);
+    /// `Deadline::Guard`: who still speaks now was no connection noise.
+    pub(super) fn on_guard_over(&mut self, now: Now, out: &mut impl Output) {
+        self.interrupts.guarded = false;
+        if self.speech_open && self.phase == Phase::Ready {
+            self.interrupts.noise = false;
+            self.interrupt(now, out);
         }
+        self.release_interrupts(out);
+    }
+
+    /// The caller stopped. A pause that is not confirmed yet was for nothing, unless the event was late.
+    pub(super) fn on_speech_stopped(
+        &mut self,
+        audio_end_ms: Option<u64>,
+        now: Now,
+        out: &mut impl Output,
+    ) {
+        if self.hold.paused {
+            let confirm = u64::from(self.policy.barge_in.confirm_ms);
+            match self.spoken_ms(audio_end_ms) {
+                Some(ms) if ms >= confirm => self.on_confirmed(now, out),
+                _ => {
+                    self.resume(now, out);
+                    self.hear_later(now);
+                }
+            }
+        }
+        self.interrupts.barging = false;
+    }
+
+    /// How long the speech was that ends at `audio_end_ms`, where the server counts. Its times lie `prefix_padding_ms` before
+    /// the first word and `silence_duration_ms` behind the last. (OpenAI, Realtime server events, `speech_started` and
+    /// `speech_stopped`, read 2026-11.)
+    fn spoken_ms(&self, audio_end_ms: Option<u64>) -> Option<u64> {
+        let turn = &self.settings.turn_detection;
+        let around = match turn.kind {
+            TurnKind::ServerVad => u64::from(turn.prefix_padding_ms + turn.silence_duration_ms),
+            TurnKind::SemanticVad | TurnKind::None => return None,
+        };
+        let ms = audio_end_ms?.saturating_sub(self.interrupts.speech_from?);
+        Some(ms.saturating_sub(around))
+    }
+
+    /// From the event that speech began until it is known to be long enough.
+    pub(super) fn confirm_after(&self) -> Duration {
+        let turn = &self.settings.turn_detection;
+        let told_after = match turn.kind {
+            TurnKind::ServerVad => turn.silence_duration_ms,
+            TurnKind::SemanticVad | TurnKind::None => 0,
+        };
+        Duration::from_millis(u64::from(self.policy.barge_in.confirm_ms) + u64::from(told_after))
     }
 
     /// `Deadline::Confirm`: the caller means it.
     pub(super) fn on_confirmed(&mut self, now: Now, out: &mut impl Output) {
         if self.hold.paused {
+            self.interrupts.barging = self.speech_open;
             self.playback.advance(now.mono);
             self.drop_paused();
-            self.cut(out);
+            let broken_off = self.interrupts.broken_off.take();
+            self.cut(broken_off, out);
             // `end_call` may have come during the pause: the caller has spoken into that goodbye.
             if !self.upstream.is_over() {
                 self.keep_going();
             }
+        }
+    }
+
+    /// A response began. Over the caller's words it is not to be heard; what they lead to is their own answer.
+    pub(super) fn on_response_under_speech(&mut self, out: &mut impl Output) {
+        if self.interrupts.barging
+            && self.speech_open
+            && self.settings.turn_detection.create_response
+            && self.goodbye_reason().is_none()
+            && !self.server_interrupts()
+        {
+            self.cancel_response(Drop::LateDelta, out);
         }
     }
 
@@ -83,9 +238,12 @@ impl Call {
         if self.hold.paused {
             return;
         }
+        let active = self.responses.active();
+        let broken_off = active.filter(|_| self.server_interrupts());
         if !self.playback.is_unheard() {
-            // Nothing to take back. But what the server has just broken off may still be on its way.
-            self.mute_active();
+            // Nothing to take back. But what is broken off just now may still be on its way.
+            self.interrupts.barging = true;
+            self.break_off(broken_off, out);
             return;
         }
         let (heard, _, queued) = self.playback.offsets();
@@ -95,13 +253,15 @@ impl Call {
             self.playback.rewind();
             self.hold.paused = true;
             self.stats.pauses += 1;
-            let confirm = Duration::from_millis(u64::from(confirm));
-            self.timers.set(Deadline::Confirm, now.mono + confirm);
+            self.interrupts.broken_off = broken_off;
+            let at = now.mono + self.confirm_after();
+            self.timers.set(Deadline::Confirm, at);
             return;
         }
+        self.interrupts.barging = true;
         self.clear(queued, out);
         self.hold.forget();
-        self.cut(out);
+        self.cut(broken_off, out);
     }
 
     /// The carrier forgets what it has, and we what we have not sent. What is sent from now on lies behind `offset`.
@@ -130,18 +290,11 @@ impl Call {
         self.stats.outbound_bytes_cut += cut.bytes;
     }
 
-    /// Tells the model what was not heard, and forgets it. The carrier was told.
-    fn cut(&mut self, out: &mut impl Output) {
+    /// Tells the model what was not heard, and forgets it. The carrier was told. `broken_off`: by the server, as the caller
+    /// began to speak.
+    fn cut(&mut self, broken_off: Option<ResponseId>, out: &mut impl Output) {
         let unplayed = self.playback.unplayed_ms();
-        #[cfg(feature = "planted-bugs")]
-        let interrupts = self.settings.turn_detection.interrupt_response
-            || planted::is(Planted::CancelForgotten);
-        #[cfg(not(feature = "planted-bugs"))]
-        let interrupts = self.settings.turn_detection.interrupt_response;
-        if !interrupts {
-            self.cancel_response(Drop::LateDelta, out);
-        }
-        self.mute_active();
+        self.break_off(broken_off, out);
         let mut items = 0;
         while let Some(settled) = self.playback.take_cut() {
             if let Some(id) = settled.response_id {
@@ -165,12 +318,13 @@ impl Call {
         });
     }
 
-    /// The server breaks its active response off by itself when the caller speaks.
-    fn mute_active(&mut self) {
-        if self.settings.turn_detection.interrupt_response
-            && let Some(id) = self.responses.active()
-        {
-            self.cuts.mute(id, Drop::LateDelta);
+    /// Nothing more of the active response is played; it is cancelled, unless it is the one that the server broke off.
+    fn break_off(&mut self, broken_off: Option<ResponseId>, out: &mut impl Output) {
+        match self.responses.active() {
+            Some(id) if broken_off == Some(id) => self.cuts.mute(id, Drop::LateDelta),
+            // Of one that we know no id of, a server that breaks off has broken it off.
+            None if self.server_interrupts() => {}
+            _ => self.cancel_response(Drop::LateDelta, out),
         }
     }
 
@@ -233,7 +387,8 @@ impl Call {
             let (_, _, queued) = self.playback.offsets();
             self.clear(queued, out);
             self.hold.forget();
-            self.cut(out);
+            let broken_off = self.interrupts.broken_off.take();
+            self.cut(broken_off, out);
         }
     }
 
@@ -264,6 +419,15 @@ impl Call {
         self.playback.refuse(item_id, content_index, bytes);
         if is_tones(item_id, content_index) {
             return;
+        }
+        // The ledger had no room for another item: it is over before it began.
+        if let Some(item_id) = super::outbound::item(item_id)
+            && self
+                .playback
+                .item(item_id.as_str(), content_index)
+                .is_none()
+        {
+            self.cut_unheard(item_id, content_index, out);
         }
         if let Some(id) = super::outbound::response(response_id) {
             self.cuts.mute(id, why);
@@ -297,6 +461,11 @@ impl Call {
                 .refuse(Some(item_id.as_str()), content_index, bytes);
             return;
         }
+        self.cut_unheard(item_id, content_index, out);
+    }
+
+    /// An item of which nothing was heard, nor will be, and that the ledger does not know.
+    fn cut_unheard(&mut self, item_id: ItemId, content_index: u64, out: &mut impl Output) {
         self.cuts.on_content(item_id.as_str());
         self.playback.close(item_id);
         self.history.cut(item_id, "");
@@ -449,6 +618,9 @@ impl Call {
             self.stats.responses_silent += 1;
             self.end_response(Some(id), now, out);
             self.cancel_response(Drop::LateDelta, out);
+        }
+        if self.is_without_answer("no response comes", now) {
+            return;
         }
         let event = self.responses.on_timeout();
         self.send_create(event, now, out);

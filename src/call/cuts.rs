@@ -129,7 +129,11 @@ impl Cuts {
                     return None;
                 }
                 let of_it = |pending: &Pending| Some(pending.audio_end_ms) == asked;
-                self.pending.iter().position(of_it).unwrap_or(0)
+                match asked {
+                    // Numbers that fit none are about something else.
+                    Some(_) => self.pending.iter().position(of_it)?,
+                    None => 0,
+                }
             }
         };
         let pending = self.pending.remove(at)?;
@@ -245,6 +249,14 @@ mod tests {
             other => panic!("{other:?}"),
         }
         cuts.on_truncated("b", 0);
+        assert_eq!(cuts.pending.len(), 1);
+    }
+
+    #[test]
+    fn numbers_that_nobody_asked_for_are_charged_to_none() {
+        let mut cuts = Cuts::default();
+        cuts.truncate(item("a"), 0, 100);
+        assert_eq!(cuts.on_error(None, Some(SHORTER), None), None);
         assert_eq!(cuts.pending.len(), 1);
     }
 

@@ -6,6 +6,7 @@ pub use super::trace::{Turn, TurnSummary};
 use crate::base::id::{CallId, CallSid, ItemId, ResponseId, StreamSid};
 use crate::base::route::StreamMode;
 use crate::base::time::Now;
+pub use crate::proto::realtime::server_event::Usage;
 
 /// One of a call's two connections.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
@@ -174,11 +175,15 @@ pub enum Fact {
     SpeechStarted {
         /// Milliseconds of input stream.
         audio_start_ms: Option<u64>,
+        /// The item that the speech will become.
+        item_id: Option<ItemId>,
     },
     /// The caller stopped speaking.
     SpeechStopped {
         /// Milliseconds of input stream.
         audio_end_ms: Option<u64>,
+        /// The item that the speech will become.
+        item_id: Option<ItemId>,
     },
     /// A response began.
     ResponseCreated {
@@ -198,6 +203,8 @@ pub enum Fact {
         status: String,
         /// The reason or error code where there is one.
         detail: Option<String>,
+        /// What it cost, where the model said so.
+        usage: Option<Usage>,
     },
     /// A piece of transcript as it comes.
     TranscriptDelta {
@@ -216,6 +223,15 @@ pub enum Fact {
         item_id: ItemId,
         /// The text.
         text: String,
+        /// The mean probability of its tokens, 0 to 1, where the model gave them.
+        confidence: Option<f64>,
+    },
+    /// An item joined the conversation, as the model wrote it. It may come again when it is known to be complete.
+    Item {
+        /// Its id, where it has one.
+        item_id: Option<ItemId>,
+        /// The JSON, byte by byte.
+        json: String,
     },
     /// An item of the model's is over: what the caller heard of it. All of it, or less when it was cut.
     Heard {

@@ -81,18 +81,25 @@ impl Call {
 
     /// Asks for a response as soon as the model is free for one.
     pub(super) fn respond(&mut self, why: Why, wish: &Wish, now: Now, out: &mut impl Output) {
-        let session = self.settings.instructions.as_str();
-        let instructions = match wish {
-            Wish::Answer => None,
-            Wish::Greeting => self.policy.greeting_instructions(session),
-            Wish::Say(text) => Some(instructions(session, text, "")),
-        };
+        let instructions = self.wish_text(wish);
         self.want(Want { why, instructions }, now, out);
     }
 
-    /// Whether the model owes an answer: the caller's turn has none, or a response is not at its end.
+    /// What goes in place of the session's instructions.
+    pub(super) fn wish_text(&self, wish: &Wish) -> Option<String> {
+        let session = self.settings.instructions.as_str();
+        match wish {
+            Wish::Answer => None,
+            Wish::Greeting => self.policy.greeting_instructions(session),
+            Wish::Say(text) => Some(instructions(session, text, "")),
+        }
+    }
+
+    /// Whether the model owes an answer: the caller's turn has none, or a response is not at its end, or is to be asked for
+    /// again.
     pub(super) fn owes_an_answer(&self) -> bool {
         let answers = self.settings.turn_detection.create_response;
-        !self.speech_open && (self.turn_open && answers || self.responses.is_busy())
+        !self.speech_open
+            && (self.turn_open && answers || self.responses.is_busy() || self.answers.will_ask())
     }
 }

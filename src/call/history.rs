@@ -178,8 +178,9 @@ impl History {
         self.forgotten
     }
 
-    /// The events that tell another session of it, oldest first, and how many there were.
-    pub fn tell(&self, mut send: impl FnMut(&str)) -> usize {
+    /// The events that tell another session of it, oldest first, and how many there were. `is_open`: the tool's call is still
+    /// to be answered, so its answer comes later.
+    pub fn tell(&self, is_open: impl Fn(&str) -> bool, mut send: impl FnMut(&str)) -> usize {
         let mut told = 0;
         let mut say = |item: NewItem<'_>| {
             send(&item_create(item, None, None, ""));
@@ -198,7 +199,7 @@ impl History {
                         name: &entry.name,
                         arguments: text,
                     });
-                    if !self.has(Kind::Output, &entry.call_id) {
+                    if !self.has(Kind::Output, &entry.call_id) && !is_open(&entry.call_id) {
                         say(NewItem::FunctionCallOutput {
                             call_id: &entry.call_id,
                             output: LOST_OUTPUT,
@@ -305,7 +306,7 @@ mod tests {
 
     fn told(history: &History) -> Vec<String> {
         let mut events = Vec::new();
-        history.tell(|event| events.push(event.to_owned()));
+        history.tell(|_| false, |event| events.push(event.to_owned()));
         events
             .iter()
             .map(|event| {

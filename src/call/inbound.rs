@@ -16,10 +16,12 @@ use crate::proto::carrier::twilio::Encoder;
 use crate::proto::carrier::{Media, MediaFormat, Message, Start};
 use crate::proto::decode::Noticed;
 use crate::proto::realtime::client_event::{APPEND_PREFIX, APPEND_SUFFIX};
-use std::time::Duration;
 
 /// Silence in one append at most: 1 s.
 const SILENCE_APPEND_BYTES: u64 = AudioMs(1_000).pcmu_bytes();
+
+/// A carrier's frame.
+const FRAME_MS: u64 = 20;
 
 /// Base64 text of mu-law silence (0xFF) is slashes, but for the tail of what does not divide by three.
 static SLASHES: [u8; (SILENCE_APPEND_BYTES as usize / 3) * 4] =
@@ -117,8 +119,7 @@ impl Call {
             return;
         }
         self.stream_sid = Some(stream_sid);
-        let guard = Duration::from_millis(u64::from(self.policy.barge_in.guard_ms));
-        self.guard_until = now.mono + guard;
+        self.arm_guard(now);
         self.encoder = Encoder::new(stream_sid.as_str());
         let parameters: Vec<_> = start
             .parameters
@@ -262,13 +263,29 @@ impl Call {
 
     fn append(&mut self, text: &[u8], bytes: u64, out: &mut impl Output) {
         let parts = [APPEND_PREFIX, text, APPEND_SUFFIX];
-        if self.send(out, Leg::Realtime, Class::Audio, &parts) {
+        let class = self.class_of_audio(bytes);
+        if self.send(out, Leg::Realtime, class, &parts) {
             self.stats.inbound_frames_sent += 1;
             self.stats.inbound_bytes_sent += bytes;
         } else {
             self.stats.drop(Drop::OutboxFull);
             self.stats.inbound_bytes_dropped += bytes;
         }
+    }
+
+    /// Whether audio goes out at once, or may wait for what follows it: a frame of the usual 20 ms beside what may wait
+    /// is enough. Longer frames are enough by themselves.
+    fn class_of_audio(&mut self, bytes: u64) -> Class {
+        if self.policy.coalesce_ms == 0 {
+            return Class::Audio;
+        }
+        self.joining += bytes;
+        let enough = AudioMs(u64::from(self.policy.coalesce_ms) + FRAME_MS).pcmu_bytes();
+        if self.joining < enough {
+            return Class::Joining;
+        }
+        self.joining = 0;
+        Class::Audio
     }
 
     fn append_fill(&mut self, fill: AudioMs, out: &mut impl Output) {

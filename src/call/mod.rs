@@ -16,6 +16,7 @@
 //! | `cuts` | what the model was told of that, and what it answers |
 //! | `hold` | audio kept so that an interruption can be taken back |
 //! | `responses` | the one response slot |
+//! | `answers` | responses that fail, or do not come |
 //! | `policy` | how an agent leads a call |
 //! | `marks` | what marks are called, when one is due, which are out |
 //! | `upstream` | the model's connection lost, and dialled again |
@@ -35,6 +36,7 @@
 //! `Call::handle_carrier` (in `inbound`), every deadline through `Call::handle_timeout` (here): what else wants to know of
 //! them hooks in there. Whoever wants a response asks `Call::want`.
 
+mod answers;
 mod barge_in;
 pub mod cuts;
 pub mod early;
@@ -60,6 +62,7 @@ pub mod timer;
 mod tool_work;
 pub mod tools;
 pub mod trace;
+pub mod track;
 mod upstream;
 
 pub use fact::{Drop, EndReason, Fact, Leg, Report, Side, Speaker, Stats};
@@ -191,6 +194,8 @@ pub struct Call {
     clock: StreamClock,
     early: Option<Box<EarlyAudio>>,
     last_media: Mono,
+    /// Audio queued since a send was last asked for, PCMU bytes (`Policy::coalesce_ms`).
+    joining: u64,
     /// The model heard speech begin and not yet end.
     speech_open: bool,
     foreign: u32,
@@ -206,9 +211,9 @@ pub struct Call {
     marks: Marks,
     cuts: Cuts,
     hold: Hold,
-    /// No interruption before.
-    guard_until: Mono,
+    interrupts: barge_in::Interrupts,
     responses: Responses,
+    answers: answers::Answers,
     /// The response whose first audio was reported.
     sounding: Option<ResponseId>,
     /// Tools.
@@ -223,6 +228,8 @@ pub struct Call {
     history: History,
     /// The caller stopped speaking, and no audio came in answer yet.
     turn_open: bool,
+    /// What the model was saying when the caller stopped: no answer to that.
+    turn_after: Option<ResponseId>,
     /// Wishes of a time without a session.
     wishes: Vec<responses::Want>,
     quiet: Quiet,
@@ -266,6 +273,7 @@ impl Call {
             clock: StreamClock::default(),
             early: None,
             last_media: now.mono,
+            joining: 0,
             speech_open: false,
             foreign: 0,
             malformed: [0; 3],
@@ -275,14 +283,16 @@ impl Call {
             marks: Marks::default(),
             cuts: Cuts::default(),
             hold: Hold::default(),
-            guard_until: now.mono,
+            interrupts: barge_in::Interrupts::default(),
             responses: Responses::default(),
+            answers: answers::Answers::default(),
             sounding: None,
             text: Vec::new(),
             orders: VecDeque::new(),
             upstream: Upstream::default(),
             history: History::default(),
             turn_open: false,
+            turn_after: None,
             wishes: Vec::new(),
             quiet: Quiet::default(),
             farewell: None,
@@ -421,8 +431,16 @@ impl Call {
             Some(Deadline::Guard) => self.on_guard_over(now, out),
             Some(Deadline::Confirm) => self.on_confirmed(now, out),
             Some(Deadline::Response) => self.on_response_deadline(now, out),
+            Some(Deadline::Answer) => self.on_answer_deadline(now, out),
+            Some(Deadline::Again) => self.on_again(now, out),
             // The rest belong to legs.
-            Some(Deadline::Pong | Deadline::Ping | Deadline::Stall | Deadline::Close) => {}
+            Some(
+                Deadline::Pong
+                | Deadline::Ping
+                | Deadline::Join
+                | Deadline::Stall
+                | Deadline::Close,
+            ) => {}
         }
         true
     }
@@ -431,6 +449,7 @@ impl Call {
     pub fn handle_audio_sent(&mut self, bytes: u64, now: Now) {
         if !self.phase.is_ended() {
             self.playback.on_sent(bytes, now.mono);
+            self.on_audio_taken(now);
         }
     }
 

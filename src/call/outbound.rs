@@ -1,12 +1,13 @@
 //! The model's events: the session's set-up, its audio on its way to the caller, marks, transcripts, errors. Core; part
 //! of `Call`.
 
+use super::answers::LASTING;
 use super::cuts::Refused;
 use super::outbox::Class;
 #[cfg(feature = "planted-bugs")]
 use super::planted;
 use super::playback::{Place, Standing};
-use super::responses::Why;
+use super::responses::{Want, Why};
 use super::state::Phase;
 use super::timer::Deadline;
 use super::upstream::UPDATE_EVENT_ID;
@@ -17,7 +18,7 @@ use crate::base::time::Now;
 use crate::base::unit::AudioMs;
 use crate::proto::audio::base64;
 use crate::proto::decode::Noticed;
-use crate::proto::realtime::server_event::{AudioDelta, ServerEvent, SessionEcho};
+use crate::proto::realtime::server_event::{AudioDelta, KeptItem, ServerEvent, SessionEcho};
 
 /// Errors that say before the session is ready that there will be none: the key, the money, the model, the
 /// server (reference: error codes, and `error.type` where the code is null).
@@ -54,6 +55,7 @@ impl Call {
         self.count_message_in(Leg::Realtime);
         self.stats.unknown_fields += u64::from(noticed.unknown_fields > 0);
         self.on_event(&event, now);
+        self.watch_answers(&event, now);
         // Of the model's own audio: tones and what is sent again are no answer.
         let sent_before = match event {
             ServerEvent::AudioDelta(_) => self.stats.outbound_bytes_sent,
@@ -78,20 +80,32 @@ impl Call {
             }
             ServerEvent::SessionCreated(echo) => self.on_created(&echo, out),
             ServerEvent::SessionUpdated(echo) => self.on_updated(&echo, now, out),
-            ServerEvent::SpeechStarted { audio_start_ms, .. } => {
+            ServerEvent::SpeechStarted {
+                audio_start_ms,
+                item_id,
+            } => {
                 // Before anything else: the caller hears the agent until the carrier has read it.
-                self.on_speech_started(now, out);
+                self.on_speech_started(audio_start_ms, now, out);
                 self.keep_going();
-                self.facts.push_back(Fact::SpeechStarted { audio_start_ms });
+                self.facts.push_back(Fact::SpeechStarted {
+                    audio_start_ms,
+                    item_id: item(item_id.as_deref()),
+                });
                 if self.phase == Phase::Ready {
                     self.speech_open = true;
                     self.timers
                         .set(Deadline::Pad, self.last_media + limit::SILENCE_PAD_AFTER);
                 }
             }
-            ServerEvent::SpeechStopped { audio_end_ms, .. } => {
-                self.on_speech_stopped(now, out);
-                self.facts.push_back(Fact::SpeechStopped { audio_end_ms });
+            ServerEvent::SpeechStopped {
+                audio_end_ms,
+                item_id,
+            } => {
+                self.on_speech_stopped(audio_end_ms, now, out);
+                self.facts.push_back(Fact::SpeechStopped {
+                    audio_end_ms,
+                    item_id: item(item_id.as_deref()),
+                });
                 self.speech_open = false;
                 self.timers.clear(Deadline::Pad);
             }
@@ -103,6 +117,7 @@ impl Call {
                 let id = response(response_id.as_deref());
                 if !out_of_band {
                     self.responses.on_created(id, tag.as_deref());
+                    self.on_response_under_speech(out);
                     self.timers.clear(Deadline::Response);
                     self.send_create(None, now, out);
                 }
@@ -114,7 +129,9 @@ impl Call {
                 response_id,
                 status,
                 detail,
+                error_type,
                 message,
+                usage,
                 ..
             } => {
                 let id = response(response_id.as_deref());
@@ -130,6 +147,9 @@ impl Call {
                 }
                 self.end_response(id, now, out);
                 let cancelled = status.as_deref() == Some("cancelled");
+                let failed = status.as_deref() == Some("failed");
+                let cause =
+                    [detail.as_deref(), error_type.as_deref()].map(|name| name.map(str::to_owned));
                 if let Some(message) = message {
                     // A failed response has its error here and in no `error` event.
                     self.facts.push_back(Fact::RealtimeError {
@@ -142,6 +162,7 @@ impl Call {
                         response_id,
                         status: status.unwrap_or_default().into_owned(),
                         detail: detail.map(|text| text.into_owned()),
+                        usage,
                     });
                 }
                 // Last: a tool may end the call, and nothing is reported behind its end. What is asked for next reads the
@@ -150,6 +171,9 @@ impl Call {
                 self.on_tools_done(response_id.as_deref(), cancelled, asks, now, out);
                 if !self.phase.is_ended() {
                     self.send_create(event, now, out);
+                }
+                if failed {
+                    self.on_failed_response(cause.each_ref().map(Option::as_deref), now);
                 }
             }
             ServerEvent::OutputTranscriptDelta { item_id, delta, .. } => {
@@ -169,13 +193,18 @@ impl Call {
                 if let Some(item_id) = item(item_id.as_deref()) {
                     self.playback.on_text(item_id, &transcript, true);
                 }
-                self.transcript(Speaker::Assistant, item_id.as_deref(), &transcript);
+                self.transcript(Speaker::Assistant, item_id.as_deref(), &transcript, None);
             }
             ServerEvent::InputTranscriptCompleted {
                 item_id,
                 transcript,
-                ..
-            } => self.transcript(Speaker::User, item_id.as_deref(), &transcript),
+                probability_mean,
+            } => self.transcript(
+                Speaker::User,
+                item_id.as_deref(),
+                &transcript,
+                probability_mean,
+            ),
             ServerEvent::InputTranscriptFailed { code, message } => {
                 self.facts.push_back(Fact::RealtimeError {
                     code: code.as_deref().unwrap_or("transcription_failed").to_owned(),
@@ -270,6 +299,16 @@ impl Call {
         self.on_sign_of_life(known(response_id, ResponseId::MAX), now);
     }
 
+    /// An item of the conversation as the model wrote it, for the record alone.
+    pub fn handle_item(&mut self, kept: KeptItem) {
+        if !self.phase.is_ended() {
+            self.facts.push_back(Fact::Item {
+                item_id: item(Some(&kept.id)),
+                json: kept.json,
+            });
+        }
+    }
+
     /// All that a response had to say is there.
     pub(super) fn end_response(&mut self, id: Option<ResponseId>, now: Now, out: &mut impl Output) {
         let id = id.as_ref().map(ResponseId::as_str);
@@ -313,7 +352,9 @@ impl Call {
             return;
         }
         if self.phase == Phase::Ready {
-            return; // a later update, formats unchanged
+            // Formats unchanged.
+            self.on_later_update();
+            return;
         }
         if let Some(id) = echo.id.as_deref() {
             self.session_id = id.to_owned();
@@ -325,6 +366,7 @@ impl Call {
             session_update: std::mem::take(&mut self.session_update),
         });
         self.on_ready(now, out);
+        self.release_interrupts(out);
         self.release_early(out);
     }
 
@@ -491,11 +533,19 @@ impl Call {
     ) {
         match self.cuts.on_error(code, message, event_id) {
             None => {
+                let crossed = code == Some("conversation_already_has_active_response");
+                let ours = self.responses.expects_refusal(event_id);
                 let event = self.responses.on_error(code, event_id, message);
-                if code == Some("conversation_already_has_active_response") {
+                if crossed {
                     self.forget_openings();
                 }
                 self.send_create(event, now, out);
+                let answers = self.settings.turn_detection.create_response;
+                if crossed && !ours && self.turn_open && answers && !self.was_noise() {
+                    // The server wanted to answer the caller by itself, and will not try again.
+                    let (why, instructions) = (Why::Owed, None);
+                    self.want(Want { why, instructions }, now, out);
+                }
             }
             Some(refused) => {
                 self.stats.truncates_refused += 1;
@@ -531,6 +581,7 @@ impl Call {
                     now,
                 );
             }
+            Phase::Ready if is(&LASTING) => self.on_lasting([code, kind], now),
             Phase::Opening | Phase::Configuring if is(&UNAVAILABLE) => {
                 self.on_try_error([code, kind], now);
             }
@@ -556,11 +607,18 @@ impl Call {
         });
     }
 
-    fn transcript(&mut self, speaker: Speaker, item_id: Option<&str>, text: &str) {
+    fn transcript(
+        &mut self,
+        speaker: Speaker,
+        item_id: Option<&str>,
+        text: &str,
+        confidence: Option<f64>,
+    ) {
         self.facts.push_back(Fact::Transcript {
             speaker,
             item_id: item(item_id).unwrap_or_default(),
             text: text.to_owned(),
+            confidence,
         });
     }
 }

@@ -30,6 +30,8 @@ const QUIET_TURNS: u32 = 64;
 pub enum Class {
     /// Refused when the outbox is full.
     Audio,
+    /// As `Audio`; alone it may wait for what follows it, to share a send.
+    Joining,
     /// Audio that plays at the other end, PCMU bytes. Refused like `Audio`, and cut.
     Playing(u32),
     /// Stands between playing audio. Has the reserve, and is cut.
@@ -82,7 +84,7 @@ impl Outbox {
     /// class, nothing was written.
     pub fn push(&mut self, class: Class, len: usize, write: impl FnOnce(&mut Vec<u8>)) -> bool {
         let bound = match class {
-            Class::Audio | Class::Playing(_) => OUTBOX_BYTES_MAX - CONTROL_RESERVE,
+            Class::Audio | Class::Joining | Class::Playing(_) => OUTBOX_BYTES_MAX - CONTROL_RESERVE,
             Class::Control | Class::Mark => OUTBOX_BYTES_MAX,
             Class::Close => usize::MAX,
         };
@@ -110,7 +112,7 @@ impl Outbox {
             playing: match class {
                 Class::Playing(bytes) => bytes.min(KEEP - 1),
                 Class::Mark => 0,
-                Class::Audio | Class::Control | Class::Close => KEEP,
+                Class::Audio | Class::Joining | Class::Control | Class::Close => KEEP,
             },
         });
         self.peak = self.peak.max(waiting + len);

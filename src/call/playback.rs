@@ -399,13 +399,15 @@ impl Playback {
         self.queued - self.heard
     }
 
-    /// When everything that was sent will have been heard, should nothing follow; `now` when it has been. What still
-    /// waits to be sent is not in it.
+    /// When everything that came will have been heard, should nothing follow, and what waits to be sent go out in time;
+    /// `now` when it has been.
     pub fn silent_at(&self, now: Mono) -> Mono {
-        match self.sent - self.heard {
-            0 => now,
-            bytes => now.max(self.at + Duration::from_nanos(bytes * NS_PER_BYTE)),
-        }
+        // While nothing that was sent plays, the first byte begins now at the earliest.
+        let from = match self.heard < self.sent {
+            true => self.at,
+            false => now,
+        };
+        now.max(from + Duration::from_nanos(self.unplayed_bytes() * NS_PER_BYTE))
     }
 
     /// How much of an item was received, queued and heard. `None` once it is settled, or when it never had audio.

@@ -74,6 +74,10 @@ pub struct Policy {
     pub rollover_before_secs: u32,
     /// Bounds on what the model may ask of tools.
     pub tool_limits: ToolLimits,
+    /// How long caller audio may wait to share a send with what follows it, ms; 0: not at all. The daemon's
+    /// (`relay.coalesce_ms`), not an agent's own.
+    #[serde(skip)]
+    pub coalesce_ms: u32,
 }
 
 impl Default for Policy {
@@ -93,6 +97,7 @@ impl Default for Policy {
             on_model_unavailable: OnModelUnavailable::default(),
             rollover_before_secs: 180,
             tool_limits: ToolLimits::default(),
+            coalesce_ms: 0,
         }
     }
 }
@@ -116,10 +121,10 @@ pub enum FirstSpeaker {
 pub struct BargeIn {
     /// Whether it ever does.
     pub enabled: bool,
-    /// Not within so many ms of `start`: connection noise is no speech.
+    /// Not within so many ms of `start`: connection noise is no speech. Till then the server is told not to break off either.
     pub guard_ms: u32,
-    /// Above 0: what was cleared is kept so long, ms, and goes on from where it was heard when the speech was
-    /// shorter than that.
+    /// Above 0: what was cleared is kept, and goes on from where it was heard when the speech was shorter than this, ms. With
+    /// a server VAD that is known only `silence_duration_ms` after its end.
     pub confirm_ms: u32,
 }
 

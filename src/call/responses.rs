@@ -35,6 +35,8 @@ pub enum Why {
     Text,
     /// An answer that a lost session did not give.
     Owed,
+    /// A response that failed, or did not come.
+    Again,
 }
 
 impl Why {
@@ -47,6 +49,7 @@ impl Why {
             Why::Goodbye => "goodbye",
             Why::Text => "text",
             Why::Owed => "owed",
+            Why::Again => "again",
         }
     }
 }
@@ -99,15 +102,18 @@ pub struct Responses {
     echoes: bool,
     last_done: Option<ResponseId>,
     created: u64,
+    /// What the active one answers, where we asked for it.
+    answering: Option<Want>,
+    /// The one that was done last, until `take_ended`: what it answered.
+    ended: Option<Option<Want>>,
+    /// What `Why::Again` is about. Should that begin after all, it is answered.
+    again_of: Option<Why>,
 }
 
 impl Responses {
     /// A response is wanted. Returns the event to send now, if the slot is free.
     pub fn want(&mut self, want: Want) -> Option<String> {
-        match self.waiting.iter_mut().find(|other| other.why == want.why) {
-            Some(other) => *other = want,
-            None => self.waiting.push_back(want),
-        }
+        self.keep(want);
         self.next()
     }
 
@@ -144,9 +150,22 @@ impl Responses {
                 .unsure
                 .take_if(|unsure| is(&unsure.want) || answers_newer)
                 .filter(|unsure| is(&unsure.want));
-            if older.is_none_or(|unsure| unsure.lone && self.is_asked(unsure.want.why)) {
-                self.asked = None;
+            let again = self.again_of.take_if(|of| of.label() == tag);
+            if again.is_some() {
+                // Late, and there all the same: it is not wanted a second time.
+                self.withdraw(Why::Again);
             }
+            match older {
+                Some(older) => {
+                    if older.lone && self.is_asked(older.want.why) {
+                        self.asked = None;
+                    }
+                    self.answering = Some(older.want);
+                }
+                None => self.answering = self.asked.take(),
+            }
+        } else {
+            self.answering = None;
         }
         self.slot = Slot::Active(id);
         self.cancelled = false;
@@ -154,6 +173,7 @@ impl Responses {
 
     /// The server says that a response is done. Whether that was news, and the event to send now.
     pub fn on_done(&mut self, id: Option<ResponseId>) -> (bool, Option<String>) {
+        self.ended = None;
         let repeated = id.is_some() && id == self.last_done;
         let ours = match self.slot {
             Slot::Free => false,
@@ -169,10 +189,13 @@ impl Responses {
         }
         if self.echoes && self.asked.is_some() && self.slot != Slot::Requested {
             // The server's own came in between. What we asked for is still to be answered.
+            self.answering = None;
             self.slot = Slot::Requested;
             self.cancelled = false;
             return (true, None);
         }
+        let answered = self.answering.take().or_else(|| self.asked.clone());
+        self.ended = Some(answered);
         if let Some(want) = self.asked.take() {
             self.unsure = Some(Unsure {
                 want,
@@ -183,6 +206,13 @@ impl Responses {
         }
         self.free();
         (true, self.next())
+    }
+
+    /// Whether a refusal may be of something that we asked for, and not of what the server began by itself.
+    pub fn expects_refusal(&self, event_id: Option<&str>) -> bool {
+        event_id.is_some_and(|id| id.starts_with(CREATE_ID))
+            || self.asked.is_some()
+            || self.unsure.is_some()
     }
 
     /// An error came, which may say in words what was in the way. The event to send now; `None` also when it was none of
@@ -250,6 +280,35 @@ impl Responses {
         self.next()
     }
 
+    /// Whether the response that `on_done` was last told of was the active one, and then what it answered, where we asked.
+    pub fn take_ended(&mut self) -> Option<Option<Want>> {
+        self.ended.take()
+    }
+
+    /// What is in the slot now is wanted once more, before all others, and with the same words. Not where others wait: their
+    /// answer serves it.
+    pub fn keep_for_again(&mut self) {
+        if self.waiting.is_empty() {
+            let want = match self.slot {
+                Slot::Requested => self.asked.clone(),
+                _ => self.answering.clone().or_else(|| self.asked.clone()),
+            };
+            // The next stage of silence comes by itself.
+            if want.as_ref().is_none_or(|want| want.why != Why::Nudge) {
+                self.ask_again(want);
+            }
+        }
+    }
+
+    /// The same of what `take_ended` said.
+    pub fn ask_again(&mut self, want: Option<Want>) {
+        self.again_of = want.as_ref().map(|want| want.why);
+        self.keep(Want {
+            why: Why::Again,
+            instructions: want.and_then(|want| want.instructions),
+        });
+    }
+
     /// Whether an event that names this response, or none, may be the active one's.
     pub fn is_of_active(&self, id: Option<&str>) -> bool {
         match (&self.slot, id) {
@@ -288,7 +347,39 @@ impl Responses {
     /// The session is gone, with what it was doing. What waits still waits: `resume` when the next one is ready.
     pub fn on_session_lost(&mut self) {
         self.unsure = None;
+        self.ended = None;
+        self.again_of = None;
+        // What is said with words of its own can't be made good by another answer.
+        let has_words = |want: &mut Want| want.why == Why::Goodbye;
+        if self.slot == Slot::Requested
+            && let Some(want) = self.asked.take_if(has_words)
+        {
+            self.waiting.push_front(want);
+        }
         self.free();
+    }
+
+    /// A wish for later: `resume` asks.
+    pub fn keep(&mut self, want: Want) {
+        match self.waiting.iter_mut().find(|other| other.why == want.why) {
+            Some(other) => *other = want,
+            None => self.waiting.push_back(want),
+        }
+    }
+
+    /// Whether any wish waits.
+    pub fn is_waiting(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    /// Takes away the wishes that one answer to the whole conversation fulfils; one of them.
+    pub fn take_answers(&mut self) -> Option<Want> {
+        let order = [Why::Text, Why::Tools, Why::Again, Why::Owed];
+        let place = |want: &Want| order.iter().position(|why| *why == want.why);
+        let best = self.waiting.iter().filter(|want| place(want).is_some());
+        let best = best.min_by_key(|want| place(want)).cloned();
+        self.waiting.retain(|want| place(want).is_none());
+        best
     }
 
     /// The next session is ready. The event to send now.
@@ -299,6 +390,7 @@ impl Responses {
     fn free(&mut self) {
         self.slot = Slot::Free;
         self.asked = None;
+        self.answering = None;
         self.cancelled = false;
     }
 

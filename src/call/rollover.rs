@@ -2,7 +2,6 @@
 //! a silent moment. Core; part of `Call`. The diagram is in `upstream`, whose tries it shares.
 
 use super::outbox::Class;
-use super::responses::{Want, Why};
 use super::state::Phase;
 use super::timer::Deadline;
 use super::upstream::{Purpose, UPDATE_EVENT_ID};
@@ -163,7 +162,7 @@ impl Call {
         let transcribed = !self.settings.transcription_model.is_empty();
         let words = (self.turn_open || transcribed && self.history.awaits_words())
             && now.mono < self.last_speech + WORDS_WAIT;
-        let works = self.tools.is_working();
+        let works = self.tools.is_working() || self.answers.will_ask();
         if self.is_busy(now) || words || works || !self.keys.is_empty() {
             self.timers.set(Deadline::Standby, now.mono + MOMENT_POLL);
         } else {
@@ -172,20 +171,23 @@ impl Call {
     }
 
     fn switch(&mut self, now: Now, out: &mut impl Output) {
-        let owed = self.owes_an_answer();
+        let in_speech = self.speech_open;
+        let answers = self.settings.turn_detection.create_response;
+        let owed = self.owes_an_answer() || in_speech && answers;
         let items = self.tell(Leg::Standby, out);
+        if in_speech || owed {
+            // The last moment: it is left in the middle of something.
+            self.tell_break(Leg::Standby, in_speech, out);
+        }
         self.upstream.standby = Standby::None;
         self.upstream.useful = false;
         self.timers.clear(Deadline::Standby);
         self.leave_session(now);
-        let event = match owed {
-            true => self.responses.want(Want {
-                why: Why::Owed,
-                instructions: None,
-            }),
-            false => None,
-        };
-        if let Some(event) = event {
+        let answer = self.responses.take_answers();
+        if let Some(want) = self.next_answer(owed, answer) {
+            self.responses.keep(want);
+        }
+        if let Some(event) = self.responses.resume() {
             self.send(out, Leg::Standby, Class::Control, &[event.as_bytes()]);
         }
         self.send_create(None, now, out);

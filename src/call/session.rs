@@ -124,7 +124,7 @@ pub struct Session {
 impl Session {
     /// A session whose carrier leg is upgraded. It has not seen a byte yet.
     pub fn new(setup: Setup, now: Now) -> Self {
-        let mut wires = Wires::new(Rng::from_seed(setup.seed));
+        let mut wires = Wires::new(Rng::from_seed(setup.seed), setup.policy.coalesce_ms);
         wires.carrier.open(now.mono);
         let mut call = Call::new(setup.settings, setup.policy, setup.expected_call_sid, now);
         // Of its own, so that jitter does not shift the mask keys.
@@ -145,6 +145,7 @@ impl Session {
     /// Returns how many bytes from the front were consumed; the rest is an incomplete frame, to be
     /// given again (unchanged: part of it may have been unmasked) with more behind it.
     pub fn handle_input(&mut self, leg: Leg, input: &mut [u8], now: Now) -> usize {
+        self.wires.now = now.mono;
         let mut used = 0;
         while self.wires.wire(leg).reads() {
             match self.read_one(leg, &mut input[used..], now) {
@@ -239,8 +240,14 @@ impl Session {
                         }
                     }
                     Leg::Realtime | Leg::Standby => {
-                        match (server_event::decode(text, realtime_scratch), meaning) {
+                        let mut item = None;
+                        let decoded =
+                            server_event::decode_and_keep(text, realtime_scratch, &mut item);
+                        match (decoded, meaning) {
                             (Ok((event, noticed)), Some(Leg::Realtime)) => {
+                                if let Some(item) = item {
+                                    call.handle_item(item);
+                                }
                                 call.handle_realtime(event, noticed, now, wires);
                                 if call.wants_wire_position() {
                                     call.set_wire_position(wires.carrier.playing_at);
@@ -264,6 +271,7 @@ impl Session {
     /// A leg's connection is gone, and the shell frees its socket: nothing is asked of this leg any more. Not
     /// called for a leg after `Finish` or `Abort` (harmless if it is).
     pub fn handle_closed(&mut self, leg: Leg, how: Closed, now: Now) {
+        self.wires.now = now.mono;
         let wire = self.wires.wire(leg);
         if wire.is_over() {
             return;
@@ -287,6 +295,7 @@ impl Session {
 
     /// The answer to `Intent::Dial` or `Redial`: connected and upgraded, or why not.
     pub fn handle_upstream(&mut self, outcome: Result<(), DialFailure>, now: Now) {
+        self.wires.now = now.mono;
         let Some(place) = self.wires.dialling.take() else {
             return;
         };
@@ -305,6 +314,7 @@ impl Session {
 
     /// A deadline from `poll_timeout` may have passed. Harmless when none has.
     pub fn handle_timeout(&mut self, now: Now) {
+        self.wires.now = now.mono;
         loop {
             let mut acted = self.call.handle_timeout(now, &mut self.wires);
             self.settle(now);
@@ -319,6 +329,10 @@ impl Session {
                     Deadline::Stall => Some(LegEnd::Stalled),
                     Deadline::Ping => {
                         wire.ping(now.mono, rng);
+                        None
+                    }
+                    Deadline::Join => {
+                        wire.go();
                         None
                     }
                     Deadline::Close => {
@@ -344,6 +358,7 @@ impl Session {
 
     /// An order from outside.
     pub fn handle_command(&mut self, command: Command, now: Now) {
+        self.wires.now = now.mono;
         match command {
             Command::HangUp(reason) => self.call.handle_hang_up(reason),
         }
@@ -367,6 +382,7 @@ impl Session {
 
     /// A tool's answer.
     pub fn handle_tool_result(&mut self, result: ToolResult, now: Now) {
+        self.wires.now = now.mono;
         self.call.handle_tool_result(result, now, &mut self.wires);
         self.settle(now);
     }
@@ -394,6 +410,12 @@ impl Session {
             self.call
                 .handle_carrier_taken(self.wires.carrier.given, now);
         }
+    }
+
+    /// Whether something waits for the carrier that went before all that waited (a `clear`): worth a send at once, before
+    /// other calls are served.
+    pub fn is_urgent(&self) -> bool {
+        self.wires.carrier.urgent
     }
 
     /// The kernel has taken the whole of the last send of this leg.

@@ -14,7 +14,9 @@ use super::responses::Why;
 use super::state::Phase;
 use super::timer::Deadline;
 use super::{Call, EndReason, Fact, Leg, Output};
+use crate::base::limit;
 use crate::base::time::{Mono, Now};
+use crate::base::unit::AudioMs;
 use crate::proto::realtime::client_event::{self, NewItem};
 use crate::proto::realtime::server_event::ServerEvent;
 use std::time::Duration;
@@ -85,7 +87,16 @@ impl Quiet {
 pub(super) struct Farewell {
     reason: EndReason,
     /// They are generated.
-    said: bool,
+    said: Option<Said>,
+}
+
+/// Last words that are all there.
+#[derive(Clone, Copy, Debug)]
+struct Said {
+    /// Where they end on the ledger's line: what comes behind them is not waited for.
+    end: u64,
+    /// Nor is a carrier that takes too long to play them.
+    by: Mono,
 }
 
 impl Call {
@@ -93,10 +104,17 @@ impl Call {
     pub(super) fn on_event(&mut self, event: &ServerEvent<'_>, now: Now) {
         use super::outbound::item;
         match event {
-            ServerEvent::SpeechStarted { .. } => self.on_caller_back(),
+            ServerEvent::SpeechStarted { .. } => {
+                self.on_caller_back();
+                if self.settings.turn_detection.create_response {
+                    // The answer to what is being said now is one to what was said before.
+                    self.responses.withdraw(Why::Owed);
+                }
+            }
             ServerEvent::SpeechStopped { .. } => {
                 self.last_speech = now.mono;
                 self.turn_open = true;
+                self.turn_after = self.responses.active();
                 self.trace.stopped(now.mono);
             }
             ServerEvent::Committed { item_id, .. } => {
@@ -160,7 +178,8 @@ impl Call {
         self.anyone_spoke = true;
         self.quiet.begin_anew();
         self.responses.withdraw(Why::Nudge);
-        if self.farewell_reason() == Some(EndReason::Silence) {
+        // Without a model there is nobody left to come back to.
+        if self.farewell_reason() == Some(EndReason::Silence) && !self.upstream.is_over() {
             self.farewell = None;
             self.responses.withdraw(Why::Goodbye);
             self.timers.clear(Deadline::Goodbye);
@@ -174,18 +193,19 @@ impl Call {
             return;
         }
         if self.stats.outbound_bytes_sent > sent_before {
-            self.turn_open = false;
+            if self.turn_after.is_none() || self.turn_after != self.sounding {
+                self.turn_open = false;
+            }
             let item = self.playback.end_place().map_or(0, |place| place.item);
             self.trace.delta(item, now.mono);
             return;
         }
-        if let Some(farewell) = &mut self.farewell
-            && !farewell.said
+        if self
+            .farewell
+            .is_some_and(|farewell| farewell.said.is_none())
             && !self.responses.is_busy()
         {
-            farewell.said = true;
-            let heard = self.playback.silent_at(now.mono) + self.pause_left();
-            self.timers.set(Deadline::Goodbye, heard + MARK_GRACE);
+            self.on_said(now);
             self.seek_end();
         }
         self.watch_silence(now);
@@ -235,6 +255,18 @@ impl Call {
         }
     }
 
+    /// The carrier took audio: what it took late is heard late, and silence begins behind it.
+    pub(super) fn on_audio_taken(&mut self, now: Now) {
+        self.put_off_goodbye(now);
+        let heard = self.playback.silent_at(now.mono);
+        if self.quiet.since.is_some_and(|since| since < heard) {
+            self.quiet.since = Some(heard);
+            if let Some((_, at)) = self.quiet.next(&self.policy.silence) {
+                self.timers.set(Deadline::Silence, at);
+            }
+        }
+    }
+
     /// `Deadline::Silence`.
     pub(super) fn on_silence(&mut self, now: Now, out: &mut impl Output) {
         let policy = self.policy.clone();
@@ -267,12 +299,14 @@ impl Call {
         self.watch_silence(now);
     }
 
-    /// The model has begun to speak by itself, and what we asked for is refused: a greeting and a nudge would come behind it.
+    /// The model has begun to speak by itself, and what we asked for is refused: a greeting and a nudge would come behind it, and
+    /// so would what was asked for again.
     pub(super) fn forget_openings(&mut self) {
         // What was heard meanwhile was no nudge, so the silence began anew with it.
         if self.quiet.spoken && self.responses.is_wanted(Why::Nudge) {
             self.quiet.begin_anew();
         }
+        self.responses.withdraw(Why::Again);
         self.responses.withdraw(Why::Greeting);
         self.responses.withdraw(Why::Nudge);
         self.quiet.nudging = false;
@@ -343,7 +377,7 @@ impl Call {
         now: Now,
         out: &mut impl Output,
     ) {
-        if self.upstream.is_over() {
+        if self.upstream.is_over() && self.goodbye_reason().is_some() {
             return; // It is being said.
         }
         if self.phase != Phase::Ready {
@@ -362,12 +396,12 @@ impl Call {
         let said = !self.responses.is_busy();
         #[cfg(feature = "planted-bugs")]
         let said = said || planted::is(Planted::GoodbyeUnsaid);
-        self.farewell = Some(Farewell { reason, said });
-        let at = match said {
-            true => self.playback.silent_at(now.mono) + MARK_GRACE,
-            false => now.mono + GOODBYE_DEADLINE,
-        };
-        self.timers.set(Deadline::Goodbye, at);
+        self.farewell = Some(Farewell { reason, said: None });
+        self.timers
+            .set(Deadline::Goodbye, now.mono + GOODBYE_DEADLINE);
+        if said {
+            self.on_said(now);
+        }
         self.timers.clear(Deadline::Silence);
         self.seek_end();
     }
@@ -380,27 +414,41 @@ impl Call {
 
     /// The model is gone in the midst of a goodbye: the call ends when what came of it was heard.
     pub(super) fn hear_goodbye(&mut self, now: Now) {
-        if let Some(farewell) = &mut self.farewell {
-            farewell.said = true;
-        }
-        self.hear_later(now);
+        self.on_said(now);
+        self.hear_ending(now);
     }
 
-    /// A goodbye that was generated is heard from now on, and waited for so long.
-    pub(super) fn hear_later(&mut self, now: Now) {
-        // What waits to be sent is to be heard as well.
-        let left = Duration::from_millis(self.playback.unplayed_ms().0) + self.pause_left();
-        if self.farewell.is_some_and(|farewell| farewell.said) {
-            self.timers
-                .set(Deadline::Goodbye, now.mono + left + MARK_GRACE);
+    /// The last words are all there. What of them waits to be sent is to be heard as well.
+    fn on_said(&mut self, now: Now) {
+        self.playback.advance(now.mono);
+        let heard = self.playback.silent_at(now.mono) + self.pause_left();
+        let (.., end) = self.playback.offsets();
+        if let Some(farewell) = &mut self.farewell {
+            let by = heard + limit::WRITE_STALL_DEADLINE;
+            farewell.said = Some(Said { end, by });
+            self.timers.set(Deadline::Goodbye, heard + MARK_GRACE);
         }
-        self.end_by_model_at(now.mono + left + MARK_GRACE);
+    }
+
+    /// What the caller said was for nothing: a goodbye that was generated goes on from now.
+    pub(super) fn hear_later(&mut self, now: Now) {
+        self.playback.advance(now.mono);
+        let by = self.playback.silent_at(now.mono) + limit::WRITE_STALL_DEADLINE;
+        if let Some(Farewell {
+            said: Some(said), ..
+        }) = &mut self.farewell
+        {
+            said.by = said.by.max(by);
+            self.timers.set(Deadline::Goodbye, now.mono + MARK_GRACE);
+            self.put_off_goodbye(now);
+        }
+        self.put_off_ending(by, now);
     }
 
     /// How much later what waits may be heard because the caller speaks, and may not mean it.
     pub(super) fn pause_left(&self) -> Duration {
         match self.hold.paused {
-            true => Duration::from_millis(self.policy.barge_in.confirm_ms.into()),
+            true => self.confirm_after(),
             false => Duration::ZERO,
         }
     }
@@ -413,7 +461,8 @@ impl Call {
     /// The goodbye is said, and every mark behind it came back.
     fn seek_end(&mut self) {
         // A carrier that returns marks at once has played nothing yet: the ledger's clock decides, or the deadline.
-        if let Some(Farewell { reason, said: true }) = self.farewell
+        if let Some(Farewell { reason, said }) = self.farewell
+            && said.is_some()
             && self.marks.none_out()
             && !self.playback.is_unheard()
         {
@@ -423,10 +472,31 @@ impl Call {
 
     /// `Deadline::Goodbye`: time enough.
     pub(super) fn on_goodbye(&mut self, now: Now) {
-        if let Some(reason) = self.farewell_reason() {
-            // What it reports as heard is as of now.
-            self.playback.advance(now.mono);
+        // What it reports as heard is as of now.
+        self.playback.advance(now.mono);
+        self.put_off_goodbye(now);
+        if let Some(reason) = self.farewell_reason()
+            && !self.timers.is_set(Deadline::Goodbye)
+        {
             self.end(reason);
+        }
+    }
+
+    /// Some of the last words went out late, or has yet to: they are waited for so much longer. As of the ledger's last
+    /// `advance`.
+    fn put_off_goodbye(&mut self, now: Now) {
+        let (heard, ..) = self.playback.offsets();
+        if let Some(Farewell {
+            said: Some(Said { end, by }),
+            ..
+        }) = self.farewell
+            && heard < end
+            && now.mono < by
+        {
+            let left = Duration::from_millis(AudioMs::from_pcmu_bytes(end - heard).0);
+            let at = (now.mono + left + MARK_GRACE).min(by);
+            let at = at.max(self.timers.at(Deadline::Goodbye).unwrap_or(at));
+            self.timers.set(Deadline::Goodbye, at);
         }
     }
 

@@ -35,23 +35,29 @@ pub enum Deadline {
     Pad,
     /// The first mark's return (`limit::FIRST_MARK_DEADLINE`).
     FirstMark,
-    /// The end of the guard window, for speech that began in it (`Policy::barge_in.guard_ms`).
+    /// The end of the guard window (`Policy::barge_in.guard_ms`).
     Guard,
     /// An interruption can no longer be taken back (`Policy::barge_in.confirm_ms`).
     Confirm,
     /// The model's answer to `response.create` (`limit::RESPONSE_DEADLINE`).
     Response,
+    /// The server's answer to the caller's turn (`limit::RESPONSE_DEADLINE`).
+    Answer,
+    /// A response that failed is asked for again.
+    Again,
     /// The peer's sign of life after our ping (`limit::PONG_DEADLINE`).
     Pong,
     /// Our next ping (`limit::PING_INTERVAL`).
     Ping,
+    /// Audio has waited long enough to share a send (`Policy::coalesce_ms`).
+    Join,
     /// The kernel's taking of a send (`limit::WRITE_STALL_DEADLINE`).
     Stall,
     /// The next step of the closing handshake (`limit::CLOSE_DEADLINE`).
     Close,
 }
 
-const ALL: [Deadline; 21] = [
+const ALL: [Deadline; 24] = [
     Deadline::Start,
     Deadline::Upstream,
     Deadline::Redial,
@@ -69,8 +75,11 @@ const ALL: [Deadline; 21] = [
     Deadline::Guard,
     Deadline::Confirm,
     Deadline::Response,
+    Deadline::Answer,
+    Deadline::Again,
     Deadline::Pong,
     Deadline::Ping,
+    Deadline::Join,
     Deadline::Stall,
     Deadline::Close,
 ];

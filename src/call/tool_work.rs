@@ -9,7 +9,9 @@ use super::responses::{Want, Why};
 use super::state::Phase;
 use super::tools::{ToolAction, ToolCall, ToolResult};
 use super::{Call, Output};
+use crate::base::limit;
 use crate::base::time::{Mono, Now};
+use crate::base::unit::AudioMs;
 use crate::proto::audio::{base64, dtmf};
 use crate::proto::realtime::client_event::{self, NewItem};
 use crate::proto::realtime::server_event::{AudioDelta, Item};
@@ -20,16 +22,34 @@ use std::time::Duration;
 const OUTPUT_EVENT_ID: &str = "vr_tool_output";
 /// Tones go out in messages of this much audio, bytes: 200 ms, as a mark follows each.
 const TONE_CHUNK_BYTES: usize = 1_600;
-/// How long the goodbye may take to be heard before the call ends anyway.
-const GOODBYE_MAX: Duration = Duration::from_secs(20);
 /// How much longer than it lasts the goodbye may take, where no mark says that it was heard.
 const GOODBYE_MARGIN: Duration = Duration::from_millis(500);
 
 /// What of the tools' affairs is the call's own.
 #[derive(Debug, Default)]
 pub(super) struct ToolWork {
-    /// The model ended the call; at the latest then.
-    ending: Option<Mono>,
+    /// The model ended the call.
+    ending: Option<Ending>,
+}
+
+/// A call that the model has ended.
+#[derive(Clone, Copy, Debug)]
+struct Ending {
+    /// It ends then, should no mark say earlier that the goodbye was heard.
+    at: Mono,
+    /// And then even if it was not: the carrier does not take it.
+    by: Mono,
+    /// Where the goodbye ends on the ledger's line: what comes behind it is not waited for.
+    end: u64,
+}
+
+impl Ending {
+    /// Waits for what is left, now that it is heard up to `heard`.
+    fn wait(&mut self, heard: u64, now: Now) {
+        let left = AudioMs::from_pcmu_bytes(self.end.saturating_sub(heard));
+        let at = now.mono + Duration::from_millis(left.0) + GOODBYE_MARGIN;
+        self.at = at.min(self.by);
+    }
 }
 
 impl Call {
@@ -80,11 +100,14 @@ impl Call {
 
     /// The earliest deadline of the tools.
     pub(super) fn tool_timeout(&self) -> Option<Mono> {
-        [self.tools.poll_timeout(), self.tool_work.ending]
-            .into_iter()
-            .flatten()
-            .filter(|_| !self.phase.is_ended())
-            .min()
+        [
+            self.tools.poll_timeout(),
+            self.tool_work.ending.map(|e| e.at),
+        ]
+        .into_iter()
+        .flatten()
+        .filter(|_| !self.phase.is_ended())
+        .min()
     }
 
     /// Acts on what of it is due; `false` when nothing is.
@@ -92,9 +115,17 @@ impl Call {
         if self.phase.is_ended() {
             return false;
         }
-        if self.tool_work.ending.is_some_and(|at| at <= now.mono) {
+        if let Some(ending) = &mut self.tool_work.ending
+            && ending.at <= now.mono
+        {
             self.playback.advance(now.mono);
-            self.end(EndReason::EndedByModel);
+            let (heard, ..) = self.playback.offsets();
+            if heard < ending.end && now.mono < ending.by {
+                // The carrier took some of it late.
+                ending.wait(heard, now);
+            } else {
+                self.end(EndReason::EndedByModel);
+            }
             return true;
         }
         let acted = self.tools.handle_timeout(now);
@@ -111,7 +142,8 @@ impl Call {
                 self.end(EndReason::EndedByModel);
                 return;
             }
-            if !self.playback.is_unheard() {
+            // A carrier that lags behind the clock says so by its marks.
+            if !self.playback.is_unheard() && self.marks.none_out() {
                 self.end(EndReason::EndedByModel);
             }
         }
@@ -122,10 +154,31 @@ impl Call {
         self.tool_work.ending.is_some()
     }
 
-    /// Where the model has ended the call: at the latest then.
-    pub(super) fn end_by_model_at(&mut self, at: Mono) {
+    /// Where the model has ended the call, and is gone: what came of its last words is heard then.
+    pub(super) fn hear_ending(&mut self, now: Now) {
+        if self.is_ending() {
+            self.tool_work.ending = Some(self.ending(now));
+        }
+    }
+
+    /// The goodbye goes on only now.
+    pub(super) fn put_off_ending(&mut self, by: Mono, now: Now) {
+        let (heard, ..) = self.playback.offsets();
         if let Some(ending) = &mut self.tool_work.ending {
-            *ending = at;
+            ending.by = ending.by.max(by);
+            ending.wait(heard, now);
+        }
+    }
+
+    /// The end of a call of which nothing more is to be heard than what came until now.
+    fn ending(&self, now: Now) -> Ending {
+        // At most what may wait to be heard at all: `unplayed_ms_max`.
+        let heard = self.playback.silent_at(now.mono) + self.pause_left();
+        let (.., end) = self.playback.offsets();
+        Ending {
+            at: heard + GOODBYE_MARGIN,
+            by: heard + limit::WRITE_STALL_DEADLINE,
+            end,
         }
     }
 
@@ -174,9 +227,7 @@ impl Call {
                     self.note(format!("the model ended the call: {reason:?}"));
                     self.end_item(now, out);
                     self.playback.advance(now.mono);
-                    let unplayed = Duration::from_millis(self.playback.unplayed_ms().0);
-                    let patience = (unplayed + self.pause_left() + GOODBYE_MARGIN).min(GOODBYE_MAX);
-                    self.tool_work.ending = Some(now.mono + patience);
+                    self.tool_work.ending = Some(self.ending(now));
                     self.end_when_heard(now);
                 }
                 ToolAction::PlayDtmf(digits) => self.play_keys(&digits, now, out),

@@ -356,14 +356,30 @@ impl ToolBox {
         acted
     }
 
-    /// The model's connection is gone, and its conversation with it: nothing that is open can be answered any more.
+    /// The model's connection is gone, and its conversation with it. What runs goes on running, and is answered in the next
+    /// session, which is told of the call. A call that was to end does not: its goodbye is lost.
     pub fn handle_upstream_lost(&mut self) {
-        self.rounds.clear();
-        self.requests.clear();
-        self.actions.retain(|action| {
-            !matches!(action, ToolAction::Output { .. } | ToolAction::WantResponse)
+        self.rounds.retain_mut(|round| {
+            // Another session may use the same id.
+            round.response = None;
+            round.done.get_or_insert(false);
+            let is_ending = |open: &Open| matches!(open.state, State::Ending { .. });
+            round.calls.retain(|open| !is_ending(open));
+            !round.calls.is_empty()
         });
         self.last_done = None;
+    }
+
+    /// Whether this call is still to be answered.
+    pub fn is_open(&self, call_id: &str) -> bool {
+        let mut open = self.rounds.iter().flat_map(|round| &round.calls);
+        open.any(|open| open.id.as_str() == call_id)
+    }
+
+    /// Whether a response will be wanted by itself once what is open is answered.
+    pub fn will_ask(&self) -> bool {
+        let mut rounds = self.rounds.iter();
+        rounds.any(|round| !round.ends && round.done != Some(true) && !round.calls.is_empty())
     }
 
     /// A response that is asked for already serves what has been answered.

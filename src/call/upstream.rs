@@ -25,10 +25,11 @@
 //! - At most one dial is asked for at a time. Lost while the standby (`rollover`) is on its way: that becomes the next
 //!   try.
 
+use super::answers::LASTING;
 use super::greeting::Wish;
 use super::outbox::Class;
 use super::policy::OnModelUnavailable;
-use super::responses::Why;
+use super::responses::{Want, Why};
 use super::rollover::{STANDBY_AGAIN, Standby};
 use super::state::Phase;
 use super::timer::Deadline;
@@ -168,6 +169,11 @@ impl Upstream {
             (false, None) => EndReason::RealtimeUnavailable,
             (true, _) => EndReason::RealtimeLost,
         }
+    }
+
+    /// Any number.
+    pub(super) fn dice(&mut self) -> u64 {
+        self.rng.next_u64()
     }
 
     /// Full jitter: anything up to the doubling bound, ms.
@@ -328,9 +334,9 @@ impl Call {
         self.speech_open = false;
         self.turn_open = false;
         self.timers.clear(Deadline::Pad);
-        self.timers.clear(Deadline::Guard);
+        self.forget_speech();
+        self.forget_answers();
         self.history.forget_ids();
-        // What they answer belongs to a conversation that is gone; the history says that it is lost.
         self.tools.handle_upstream_lost();
         self.forget_session();
         self.watch_silence(now);
@@ -457,7 +463,7 @@ impl Call {
             true => EndReason::RealtimeLost,
             false => EndReason::RealtimeUnavailable,
         };
-        if is(&PASSING) && !is(&["insufficient_quota"]) {
+        if is(&PASSING) && !is(&LASTING) {
             self.on_lost(said(names), reason, now);
         } else {
             self.end(reason);
@@ -471,7 +477,7 @@ impl Call {
 
     /// Our settings for the session that was just opened.
     pub(super) fn configure(&mut self, leg: Leg, out: &mut impl Output) {
-        let update = client_event::session_update(&self.settings, UPDATE_EVENT_ID);
+        let update = self.settings_update(leg, UPDATE_EVENT_ID);
         self.send(out, leg, Class::Control, &[update.as_bytes()]);
         if leg == Leg::Realtime {
             self.session_update = update;
@@ -497,18 +503,7 @@ impl Call {
         };
         let items = self.tell(Leg::Realtime, out);
         if items > 0 {
-            let note = if outage.speech_open {
-                NOTE_SPEECH
-            } else {
-                NOTE
-            };
-            let note = client_event::item_create(
-                client_event::NewItem::SystemText(note),
-                None,
-                None,
-                "vr_note",
-            );
-            self.send(out, Leg::Realtime, Class::Control, &[note.as_bytes()]);
+            self.tell_break(Leg::Realtime, outage.speech_open, out);
         }
         self.stats.reconnects += 1;
         self.facts.push_back(Fact::Reconnected {
@@ -518,31 +513,67 @@ impl Call {
         });
         if first {
             self.begin(now, out);
-        } else if outage.owed {
-            let wish = match self.history.agent_spoke() {
-                true => Wish::Answer,
-                // The greeting itself was lost.
-                false => self.first_wish(),
-            };
-            self.respond(Why::Owed, &wish, now, out);
         }
         for want in std::mem::take(&mut self.wishes) {
-            self.want(want, now, out);
+            self.responses.keep(want);
+        }
+        if !first {
+            // Keys are written before anything is asked for, so that one answer serves them as well.
+            let answer = self.responses.take_answers();
+            self.flush_keys(now, out);
+            if let Some(want) = self.next_answer(outage.owed, answer) {
+                self.responses.keep(want);
+            }
         }
         let event = self.responses.resume();
         self.send_create(event, now, out);
-        self.flush_keys(now, out);
         self.watch_silence(now);
+    }
+
+    /// What another session, which was just told all of the conversation, is asked for: one response answers all of it. None
+    /// where one is asked for already, or will be when tools have answered.
+    pub(super) fn next_answer(&mut self, owed: bool, answer: Option<Want>) -> Option<Want> {
+        if answer.is_some() || owed {
+            // The caller has spoken.
+            self.responses.withdraw(Why::Nudge);
+        }
+        if self.responses.is_busy() || self.responses.is_wanted(Why::Goodbye) {
+            return None;
+        }
+        if answer.is_some() {
+            return answer;
+        }
+        if !owed || self.responses.is_waiting() || self.tools.will_ask() {
+            return None;
+        }
+        let wish = match self.history.agent_spoke() {
+            true => Wish::Answer,
+            // The greeting itself was lost.
+            false => self.first_wish(),
+        };
+        let instructions = self.wish_text(&wish);
+        let why = Why::Owed;
+        Some(Want { why, instructions })
+    }
+
+    /// Tells a session that follows another of the break.
+    pub(super) fn tell_break(&mut self, leg: Leg, in_speech: bool, out: &mut impl Output) {
+        let note = if in_speech { NOTE_SPEECH } else { NOTE };
+        let note = client_event::NewItem::SystemText(note);
+        let note = client_event::item_create(note, None, None, "vr_note");
+        self.send(out, leg, Class::Control, &[note.as_bytes()]);
     }
 
     /// Tells a session the whole conversation; how many items that were.
     pub(super) fn tell(&mut self, leg: Leg, out: &mut impl Output) -> u32 {
-        let history = std::mem::take(&mut self.history);
-        let items = history.tell(|event| {
+        let mut events = Vec::new();
+        let is_open = |call_id: &str| self.tools.is_open(call_id);
+        self.history
+            .tell(is_open, |event| events.push(event.to_owned()));
+        for event in &events {
             self.send(out, leg, Class::Control, &[event.as_bytes()]);
-        });
-        self.history = history;
-        items as u32
+        }
+        events.len() as u32
     }
 
     /// A response was completed: that was useful work.
@@ -565,7 +596,7 @@ impl Call {
 }
 
 /// An error as a cause.
-fn said(names: [Option<&str>; 2]) -> String {
+pub(super) fn said(names: [Option<&str>; 2]) -> String {
     let name = names.into_iter().flatten().next().unwrap_or_default();
     format!("the model says {name:?}")
 }

@@ -66,8 +66,8 @@ pub enum Command {
         voxrelay load --profile talk --barge-in-rate 0.5 --calls 200\n  \
         voxrelay load --churn --calls 200 --ramp 500/s --call-time 300ms --calls-total 100000\n  \
         voxrelay load --relay ws://127.0.0.1:3000/media-stream --relay-pid 4711 --model-listen 127.0.0.1:8443 --tls --ca-out ca.pem\n  \
-        voxrelay load --calls 500 --tls --pairs 10 --against haproxy=\"haproxy -db -f tcp.cfg\"    (with LOAD_PORT, LOAD_MODEL_ADDR in tcp.cfg)\n  \
-        voxrelay load --tls --against baseline=\"target/release/examples/baseline --listen {listen} --model {model} --ca {ca}\""
+        voxrelay load --calls 500 --tls --pairs 10 --against haproxy=\"haproxy -db -f benches/baseline/haproxy.cfg\"\n  \
+        voxrelay load --tls --against baseline=\"target/release/examples/baseline-tokio --listen {listen} --model {model} --ca {ca}\""
     )]
     Load(Box<super::load::options::LoadArgs>),
     /// A simulated model, carrier or echo client, for use against other programs

@@ -6,6 +6,7 @@ use super::args::CheckArgs;
 use crate::base::time::Clock;
 use crate::config::check::{Finding, Probes, dns, machine, raise_descriptor_limit};
 use crate::config::{Config, Loaded, Problem, Severity, env, load};
+use crate::relay::worker::cores::Plan;
 use crate::relay::worker::ring;
 use crate::transport::clock::SystemClock;
 use crate::transport::roots;
@@ -63,10 +64,11 @@ pub struct Examined {
 pub fn examine(named: Option<&Path>, vars: &env::Vars) -> Examined {
     let loaded = load(named, vars);
     let now_unix_ms = SystemClock::new().now().unix_ms;
-    Examined {
-        findings: machine(&loaded.judged, &probes(), now_unix_ms),
-        loaded,
-    }
+    let mut findings = machine(&loaded.judged, &probes(), now_unix_ms);
+    let relay = &loaded.judged.relay;
+    let cores = Plan::of_process(relay.pin, relay.workers);
+    findings.push(Ok(format!("cores: {cores}")));
+    Examined { findings, loaded }
 }
 
 fn resolve(host: &str, port: u16) -> io::Result<usize> {

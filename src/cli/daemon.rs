@@ -12,6 +12,8 @@ use crate::call::{EndReason, Report};
 use crate::config::Config;
 use crate::control::{self, Control};
 use crate::outcall::{self, Outcall};
+use crate::relay::worker::Tuning;
+use crate::relay::worker::cores::Plan;
 use crate::relay::{desk, worker};
 use crate::simulate::model;
 use crate::telemetry::meter;
@@ -56,6 +58,12 @@ impl Daemon {
     ///
     /// Errs with one sentence that says what to do; nothing is left running then but threads that end by themselves.
     pub fn start(mut config: Config, tap: Option<mpsc::Sender<Report>>) -> Result<Self, String> {
+        let cores = Plan::of_process(config.relay.pin, config.relay.workers);
+        // This thread starts all others; each worker then goes to its own core.
+        if let Err(error) = cores.keep_off() {
+            tracing::warn!("threads can't be kept off the workers' cores: {error}");
+        }
+        tracing::info!("{cores}");
         let prometheus = meter::install();
         let clock = SystemClock::new();
         let simulated = match config.realtime.simulated {
@@ -94,6 +102,7 @@ impl Daemon {
                 tools: tools.clone(),
                 clock,
                 grown_bytes_max: limit::GROWN_BYTES_BUDGET / config.relay.workers.max(1),
+                tuning: Tuning::new(&config.relay, cores.workers.get(number).copied()),
             };
             let thread = worker::start(parts).map_err(|error| {
                 format!("worker {number} can't set up its ring: {error}; run `voxrelay check`")
@@ -265,7 +274,7 @@ mod tests {
     #[test]
     fn calls_that_do_not_end_are_not_waited_for_past_the_deadline() {
         let (worker, inbox) = worker_queue(1).expect("an eventfd");
-        inbox.set_live(1);
+        inbox.load().set_live(1);
         hang_up_all(&[worker], Instant::now());
         hang_up_is_ordered(&inbox);
     }

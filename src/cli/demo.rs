@@ -12,7 +12,7 @@ use super::daemon::Daemon;
 use super::simulate::{recorder, voice};
 use crate::base::time::{Clock as _, Mono};
 use crate::call::{EndReason, Fact, Report, Speaker, Stats};
-use crate::config::{Config, Listen, Secret};
+use crate::config::{Config, Listen, Pin, Secret};
 use crate::simulate::CALLER_LINES;
 use crate::simulate::carrier::client::{self, Target};
 use crate::simulate::carrier::{self};
@@ -171,6 +171,8 @@ fn config(url: &str, ca_file: PathBuf, scratch: &Scratch) -> Config {
     config.realtime.ca_file = Some(ca_file);
     config.realtime.simulated = false;
     config.relay.workers = 1;
+    // The two simulators run in this process as well.
+    config.relay.pin = Pin::Off;
     config.store.dir = scratch.0.join("data");
     config.store.recordings_dir = scratch.0.join("recordings");
     // The wide margin keeps the short pauses inside a sentence from ending the caller's turn.

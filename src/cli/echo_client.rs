@@ -35,6 +35,7 @@ pub fn run(
         tools: tool_queue(1).0,
         clock: SystemClock::new(),
         grown_bytes_max: limit::GROWN_BYTES_BUDGET,
+        tuning: worker::Tuning::default(),
     };
     let thread =
         worker::start(parts).map_err(|error| format!("no ring: {error}; run `voxrelay check`"))?;

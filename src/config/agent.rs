@@ -3,6 +3,7 @@
 use super::file::Values;
 use super::prove::Prover;
 use super::url::{Url, is_loopback_host};
+use crate::base::money::{Price, PriceTable, Prices};
 use crate::base::secret::Secret;
 use crate::call::policy::{
     BargeIn, Dtmf, FirstSpeaker, OnModelUnavailable, Policy, Reconnect, Silence, ToolLimits,
@@ -61,6 +62,7 @@ impl Prover<'_> {
         let text = |key: &str| values.text(&format!("agent.{key}")).to_owned();
         let number = |key: &str| small(values, &format!("agent.{key}"));
         let policy = Policy {
+            coalesce_ms: values.integer("relay.coalesce_ms") as u32,
             first_speaker: match values.text("agent.first_speaker") {
                 "agent" => FirstSpeaker::Agent,
                 "after_ms" => FirstSpeaker::AfterMs(number("first_speaker_after_ms")),
@@ -112,6 +114,41 @@ impl Prover<'_> {
             self.error(&format!("agent.{key}"), sentence, "");
         }
         policy
+    }
+
+    /// `[[realtime.prices]]`.
+    pub(super) fn prices(&mut self) -> PriceTable {
+        let mut rows = Vec::new();
+        for (n, table) in self.values.tables("realtime.prices").iter().enumerate() {
+            if table.is_broken {
+                continue;
+            }
+            let model = table.text("model").to_owned();
+            if model.is_empty() {
+                self.error(
+                    &format!("realtime.prices.{n}.model"),
+                    "the model's name is missing",
+                    "Write the whole name, or its beginning and *.",
+                );
+            }
+            let mut price = |name: &str| {
+                Price::parse(table.text(name)).unwrap_or_else(|why| {
+                    let key = format!("realtime.prices.{n}.{name}");
+                    self.error(&key, format!("this price {why}"), "");
+                    Price::default()
+                })
+            };
+            let prices = Prices {
+                text_input: price("text_input"),
+                text_cached: price("text_cached"),
+                text_output: price("text_output"),
+                audio_input: price("audio_input"),
+                audio_cached: price("audio_cached"),
+                audio_output: price("audio_output"),
+            };
+            rows.push((model, prices));
+        }
+        PriceTable::new(rows)
     }
 
     fn truncation(&mut self) -> Option<Truncation> {

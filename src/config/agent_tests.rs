@@ -126,6 +126,7 @@ fn every_policy_arrives() {
     )
     .policy;
     let expected = Policy {
+        coalesce_ms: 0,
         first_speaker: FirstSpeaker::AfterMs(1_500),
         greeting: "Hello.".into(),
         greeting_exact: true,
@@ -533,4 +534,27 @@ fn every_bound_of_the_table_is_one_that_the_agent_takes() {
             );
         }
     }
+}
+
+#[test]
+fn prices_are_read_exactly_and_a_wrong_one_is_named() {
+    let text = "[[realtime.prices]]\nmodel = \"gpt-realtime*\"\naudio_input = \"32\"\naudio_cached = \"0.4\"\n";
+    let loaded = load(text, &[]);
+    let prices = loaded.judged.realtime.prices;
+    let row = prices
+        .of("gpt-realtime-2025-08-28")
+        .expect("its name begins so");
+    assert_eq!(row.audio_input.to_string(), "32");
+    assert_eq!(row.audio_cached.to_string(), "0.4");
+    assert_eq!(prices.of("other"), None);
+
+    let text = "[[realtime.prices]]\naudio_input = \"1e3\"\n";
+    let loaded = load(text, &[]);
+    let all: Vec<String> = loaded.problems.iter().map(ToString::to_string).collect();
+    let all = all.join("\n");
+    assert!(all.contains("realtime.prices.0.model"), "{all}");
+    assert!(
+        all.contains("realtime.prices.0.audio_input") && all.contains("decimal"),
+        "{all}"
+    );
 }

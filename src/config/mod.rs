@@ -11,10 +11,12 @@ pub mod env;
 pub mod file;
 pub mod prove;
 pub mod schema;
+pub mod stored;
 pub mod url;
 
 pub use crate::base::secret::Secret;
 
+use crate::base::money::PriceTable;
 use crate::call::policy::Policy;
 use crate::proto::realtime::settings::Settings;
 use std::fmt;
@@ -260,6 +262,8 @@ pub struct Realtime {
     pub endpoints: Vec<EndpointConfig>,
     /// Whether the model is dialled as soon as a webhook announces a call.
     pub predial: bool,
+    /// What the models cost; what is not in it has no price.
+    pub prices: PriceTable,
     /// Connections to the model that each worker keeps for calls to come.
     pub warm_pool: usize,
     /// They are replaced by fresh ones at this age.
@@ -310,6 +314,30 @@ pub struct Relay {
     pub calls_max: usize,
     /// How long SIGTERM waits for live calls.
     pub drain: Duration,
+    /// Whether workers have cores of their own.
+    pub pin: Pin,
+    /// How long a worker under load waits for more to come along before it serves what came; zero: not at all.
+    pub gather: Duration,
+    /// Completions a second and worker from which on it gathers; below half of it, it stops.
+    pub gather_from_rate: u64,
+    /// How long caller audio may wait to share a send with what follows it, ms: 0, 20 or 40. `Policy` has it too.
+    pub coalesce_ms: u32,
+    /// A worker that is busier takes no new calls, percent of a core; 100: it always does.
+    pub busy_max_percent: u32,
+    /// A worker that acts later than it should takes no new calls; zero: it always does.
+    pub lag_max: Duration,
+}
+
+/// `relay.pin`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Pin {
+    /// Where the process has more cores than workers.
+    #[default]
+    Auto,
+    /// Always; with fewer cores than workers several share one.
+    On,
+    /// Never: the kernel chooses.
+    Off,
 }
 
 /// `[store]`

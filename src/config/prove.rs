@@ -8,8 +8,8 @@ use super::file::Values;
 use super::schema::{REALTIME_URL, find};
 use super::url::{Url, is_loopback_host};
 use super::{
-    Carrier, Config, Dev, EndpointConfig, Listen, Log, Problem, Realtime, Relay, Secret, Store,
-    TlsFiles, UnknownCall,
+    Carrier, Config, Dev, EndpointConfig, Listen, Log, Pin, Problem, Realtime, Relay, Secret,
+    Store, TlsFiles, UnknownCall,
 };
 use crate::proto::realtime::endpoint::{EndpointError, connect_url};
 use std::io::IsTerminal;
@@ -71,7 +71,7 @@ pub fn prove(values: &Values, vars: &Vars, problems: &mut Vec<Problem>) -> Confi
 
 pub(super) struct Prover<'a> {
     pub(super) values: &'a Values,
-    vars: &'a Vars,
+    pub(super) vars: &'a Vars,
     pub(super) problems: &'a mut Vec<Problem>,
 }
 
@@ -310,6 +310,7 @@ impl Prover<'_> {
         }
         Realtime {
             endpoints,
+            prices: self.prices(),
             predial: self.values.bool("realtime.predial"),
             warm_pool: self.values.integer("realtime.warm_pool") as usize,
             warm_max_age: Duration::from_secs(self.values.integer("realtime.warm_max_age_secs")),
@@ -421,17 +422,35 @@ impl Prover<'_> {
         }
     }
 
-    fn relay(&self) -> Relay {
+    fn relay(&mut self) -> Relay {
         let workers = match self.values.integer("relay.workers") as usize {
             // Only the cores we may run on count; one is left to the desk, control and the rest of the machine.
             0 => std::thread::available_parallelism()
                 .map_or(1, |cores| cores.get().saturating_sub(1).max(1)),
             workers => workers,
         };
+        let coalesce_ms = self.values.integer("relay.coalesce_ms") as u32;
+        if !coalesce_ms.is_multiple_of(20) {
+            self.error(
+                "relay.coalesce_ms",
+                "audio comes in frames of 20 ms, so other values would only delay it",
+                "Set 0, 20 or 40.",
+            );
+        }
         Relay {
             workers,
             calls_max: self.values.integer("relay.calls_max") as usize,
             drain: Duration::from_secs(self.values.integer("relay.drain_secs")),
+            pin: match self.values.text("relay.pin") {
+                "on" => Pin::On,
+                "off" => Pin::Off,
+                _ => Pin::Auto,
+            },
+            gather: Duration::from_micros(self.values.integer("relay.gather_us")),
+            gather_from_rate: self.values.integer("relay.gather_from_rate"),
+            coalesce_ms,
+            busy_max_percent: self.values.integer("relay.busy_max_percent") as u32,
+            lag_max: Duration::from_millis(self.values.integer("relay.lag_max_ms")),
         }
     }
 

@@ -281,6 +281,16 @@ pub const KEYS: &[Key] = &[
     key("relay.workers", Kind::Integer(0, 1_024), "0"),
     key("relay.calls_max", Kind::Integer(1, 100_000), "1000"),
     key("relay.drain_secs", Kind::Integer(0, 86_400), "900"),
+    key("relay.pin", Kind::Choice(&["auto", "on", "off"]), "auto"),
+    key("relay.gather_us", Kind::Integer(0, 1_000), "1000"),
+    key(
+        "relay.gather_from_rate",
+        Kind::Integer(0, 10_000_000),
+        "10000",
+    ),
+    key("relay.coalesce_ms", Kind::Integer(0, 40), "0"),
+    key("relay.busy_max_percent", Kind::Integer(1, 100), "95"),
+    key("relay.lag_max_ms", Kind::Integer(0, 10_000), "50"),
     key("store.dir", Kind::Text, "./data"),
     alias(
         key("store.recordings_dir", Kind::Text, "./data/recordings"),
@@ -318,6 +328,18 @@ pub const LISTS: &[List] = &[
             key("api_key", Kind::Secret, ""),
             key("api_keys", Kind::SecretList, ""),
             key("api_key_file", Kind::Text, ""),
+        ],
+    },
+    List {
+        path: "realtime.prices",
+        keys: &[
+            key("model", Kind::Text, ""),
+            key("text_input", Kind::Text, "0"),
+            key("text_cached", Kind::Text, "0"),
+            key("text_output", Kind::Text, "0"),
+            key("audio_input", Kind::Text, "0"),
+            key("audio_cached", Kind::Text, "0"),
+            key("audio_output", Kind::Text, "0"),
         ],
     },
     List {

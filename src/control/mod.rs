@@ -27,6 +27,7 @@ use crate::base::limit::{HEAD_BYTES_MAX, HEAD_DEADLINE, HEADERS_MAX};
 use crate::base::time::{Clock, Now};
 use crate::bus::command::{DeskSender, WorkerSender};
 use crate::bus::directory::{Directory, SharedDirectory};
+use crate::bus::load::Overload;
 use crate::bus::report::{HttpConnection, HttpInbox, ReportInbox, ReportSender};
 use crate::config::Config;
 use crate::transport::clock::SystemClock;
@@ -124,6 +125,13 @@ impl Shared {
         self.workers.iter().map(WorkerSender::live).sum()
     }
 
+    /// Why no worker takes new calls, when none does.
+    fn overload(&self) -> Option<Overload> {
+        let mut loads = self.workers.iter().map(|worker| worker.load().overload);
+        let first = loads.next()?;
+        loads.all(|overload| overload.is_some()).then_some(first)?
+    }
+
     fn is_draining(&self) -> bool {
         self.directory.load().draining
     }
@@ -215,14 +223,13 @@ async fn upkeep(shared: Arc<Shared>) {
         let now = shared.now().unix_ms;
         shared.calls.after.forget_until(now);
         let is_over = |directory: &Directory| {
-            let mut expected = directory.expected.values();
-            expected.any(|expected| expected.expires_unix_ms <= now)
+            let mut expected = directory.expected.iter();
+            expected.any(|(_, expected)| expected.expires_unix_ms <= now)
         };
         if is_over(&shared.directory.load()) {
             shared.directory.rcu(|directory| {
                 let mut next = Directory::clone(directory);
-                next.expected
-                    .retain(|_, expected| expected.expires_unix_ms > now);
+                next.expected.forget(now);
                 next
             });
         }

@@ -276,6 +276,7 @@ fn log(report: &Report) {
             response_id,
             status,
             detail,
+            ..
         } => {
             let (status, detail) = (&*brief(status), detail.as_deref().map(brief));
             tracing::debug!(call, %response_id, status, detail = detail.as_deref(), "response done");
@@ -286,16 +287,17 @@ fn log(report: &Report) {
         Fact::FirstAudio { response_id } => {
             tracing::debug!(call, %response_id, "first audio towards the caller");
         }
-        Fact::SpeechStarted { audio_start_ms } => {
+        Fact::SpeechStarted { audio_start_ms, .. } => {
             tracing::debug!(call, audio_start_ms, "caller speaks");
         }
-        Fact::SpeechStopped { audio_end_ms } => {
+        Fact::SpeechStopped { audio_end_ms, .. } => {
             tracing::debug!(call, audio_end_ms, "caller stopped speaking");
         }
         Fact::Transcript {
             speaker,
             item_id,
             text,
+            ..
         } => {
             let characters = text.chars().count();
             tracing::debug!(call, ?speaker, %item_id, characters, "transcript");
@@ -320,7 +322,7 @@ fn log(report: &Report) {
         // A digit may belong to a PIN; deltas and marks are many and say nothing that their wholes do not.
         Fact::Dtmf { .. } => tracing::debug!(call, "key pressed"),
         Fact::NoteTaken { .. } => tracing::debug!(call, "note taken"),
-        Fact::TranscriptDelta { .. } | Fact::MarkReturned { .. } => {}
+        Fact::TranscriptDelta { .. } | Fact::MarkReturned { .. } | Fact::Item { .. } => {}
     }
 }
 
@@ -459,6 +461,7 @@ mod tests {
                 response_id: crate::base::id::ResponseId::new("r").expect("fits"),
                 status: long(),
                 detail: Some(long()),
+                usage: None,
             },
         ]);
         assert_eq!(text.lines().count(), 4);
@@ -481,6 +484,7 @@ mod tests {
                 speaker: Speaker::User,
                 item_id,
                 text: "secret words".into(),
+                confidence: None,
             },
             Fact::TranscriptDelta {
                 speaker: Speaker::User,

@@ -7,7 +7,9 @@ use super::router::ROUTES;
 use crate::base::id::CallId;
 use crate::base::route::STREAM_ALIASES;
 use crate::bus::command::{CallTurns, ToWorker};
+use crate::bus::load::{Load, Overload};
 use crate::config::url::{is_loopback_host, split_port};
+use crate::telemetry::{latency, name};
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::header::{CONTENT_TYPE, HOST};
@@ -94,7 +96,18 @@ pub fn report(shared: &Shared) -> Value {
             "atUnixMs": last.at_unix_ms,
         })),
         "workers": shared.workers.len(),
+        "load": shared.workers.iter().map(|worker| load(worker.load())).collect::<Value>(),
         "model": if shared.config.realtime.simulated { "simulated" } else { "real" },
+    })
+}
+
+/// One worker's last second.
+fn load(load: Load) -> Value {
+    json!({
+        "activeCalls": load.live,
+        "busy": f64::from(load.busy_permille) / 1_000.0,
+        "lagMs": f64::from(load.lag_us) / 1_000.0,
+        "refuses": load.overload.map(Overload::label),
     })
 }
 
@@ -117,7 +130,9 @@ pub async fn readyz(State(shared): State<Arc<Shared>>) -> Result<Json<Value>, Ap
 
 /// The metrics, on the admin listener.
 pub async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
-    ([(CONTENT_TYPE, METRICS_TYPE)], shared.prometheus.render()).into_response()
+    let mut text = shared.prometheus.render();
+    latency::render(name::LATENCIES, &mut text);
+    ([(CONTENT_TYPE, METRICS_TYPE)], text).into_response()
 }
 
 /// The metrics, on the main listener: only where that is on loopback, asked by a loopback name, and not through a

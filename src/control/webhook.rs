@@ -28,8 +28,8 @@ use std::sync::Arc;
 
 /// The longest webhook body, bytes. A carrier's is about 1 KiB.
 pub const BODY_BYTES_MAX: usize = 64 * 1024;
-/// Announced calls at once. They live for `TICKET_LIFE`, so this is more than 100 calls a second.
-const EXPECTED_MAX: usize = 16 * 1024;
+/// Announced calls at once. They live for `TICKET_LIFE`, so this is more than 1,000 calls a second.
+pub const EXPECTED_MAX: usize = 128 * 1024;
 /// The longest call id that is taken, bytes. Twilio's are 34.
 const CALL_SID_BYTES_MAX: usize = 128;
 /// A number, a client's name or a SIP address as it is handed on, characters; longer ones are left out.
@@ -67,7 +67,7 @@ fn document(xml: String) -> Response {
 async fn answer(shared: &Shared, request: Request, mode: Mode) -> Response {
     said(match decide(shared, request, mode).await {
         Ok(Answer::Connect(xml)) => Ok(("connect", xml)),
-        Ok(Answer::Busy) => Ok(("busy", twiml::reject(RejectReason::Busy))),
+        Ok(Answer::Busy(why)) => Ok((why, twiml::reject(RejectReason::Busy))),
         Err(failure) => Err(failure),
     })
 }
@@ -88,7 +88,8 @@ pub(super) fn said(decided: Result<(&'static str, String), Failure>) -> Response
 
 enum Answer {
     Connect(String),
-    Busy,
+    /// The label for the count.
+    Busy(&'static str),
 }
 
 /// Why a webhook is not answered as it asks.
@@ -173,7 +174,10 @@ async fn decide(shared: &Shared, request: Request, mode: Mode) -> Result<Answer,
     let webhook = accept(shared, request).await?;
     let param = |name| webhook.param(name);
     if shared.is_draining() || shared.active_calls() >= shared.config.relay.calls_max {
-        return Ok(Answer::Busy);
+        return Ok(Answer::Busy("busy"));
+    }
+    if let Some(why) = shared.overload() {
+        return Ok(Answer::Busy(why.label()));
     }
     let base = stream_base(&shared.config, &webhook.headers).ok_or(refused(
         "host",
@@ -183,7 +187,7 @@ async fn decide(shared: &Shared, request: Request, mode: Mode) -> Result<Answer,
     let call_id = fresh_id().ok_or(Failure::Internal("no entropy for a call id"))?;
     let call_sid = CallSid::new(param("CallSid"));
     if !announce(shared, call_id, call_sid) {
-        return Ok(Answer::Busy);
+        return Ok(Answer::Busy("busy"));
     }
     if let Some(call_sid) = call_sid {
         let after = &shared.calls.after;
@@ -338,7 +342,7 @@ fn fresh_id() -> Option<CallId> {
     CallId::new(&text)
 }
 
-/// Puts the call into the directory and takes out those whose time is over. `false` when too many wait.
+/// Puts the call into the directory. `false` when too many wait: those whose time is over leave within seconds.
 fn announce(shared: &Shared, call_id: CallId, call_sid: Option<CallSid>) -> bool {
     let now = shared.now().unix_ms;
     let expected = Expected {
@@ -348,8 +352,9 @@ fn announce(shared: &Shared, call_id: CallId, call_sid: Option<CallSid>) -> bool
     let mut has_room = true;
     shared.directory.rcu(|directory| {
         let mut next = Directory::clone(directory);
-        next.expected
-            .retain(|_, expected| expected.expires_unix_ms > now);
+        if next.expected.len() >= EXPECTED_MAX {
+            next.expected.forget(now);
+        }
         has_room = next.expected.len() < EXPECTED_MAX;
         if has_room {
             next.expected.insert(call_id, expected.clone());

@@ -40,14 +40,45 @@ pub struct WorkerStats {
     pub idle_ends: [[u64; name::IDLE_ENDS.len()]; 2],
     /// Messages that they had no room for.
     pub idle_dropped: u64,
+    /// Answers to dials that nobody waits for any more.
+    pub dials_stale: u64,
     /// Panics caught in sessions.
     pub panics: u64,
     /// Reports that found the queue full.
     pub reports_dropped: u64,
     /// TLS errors on established legs.
     pub tls_errors: u64,
+    /// Completions of every kind.
+    pub completions: u64,
+    /// Waits that gathered.
+    pub gathered_waits: u64,
+    /// Allocations of this thread, without those inside rustls.
+    pub allocations: u64,
+    /// Those inside rustls.
+    pub tls_allocations: u64,
+    /// CPU time of the thread in the last second, thousandths of it.
+    pub busy_permille: u64,
+    /// 1 while no new calls are taken.
+    pub overloaded: u64,
+    /// Messages in a send of the last second, thousandths.
+    pub messages_per_send_milli: u64,
+    /// Messages and sends at the last tick.
+    joined: (u64, u64),
     /// Times that a carrier leg was not read for a while, since it brought too much at once.
     pub legs_paused: u64,
+}
+
+impl WorkerStats {
+    /// From the total of messages sent: how many shared a send since the last time.
+    pub fn measure_joining(&mut self, messages: u64) {
+        let now = (messages, self.sends);
+        let before = std::mem::replace(&mut self.joined, now);
+        let (messages, sends) = (
+            now.0.saturating_sub(before.0),
+            now.1.saturating_sub(before.1),
+        );
+        self.messages_per_send_milli = (messages * 1_000).checked_div(sends).unwrap_or(0);
+    }
 }
 
 /// A counter's name, its labels beside `worker`, and where its total stands.
@@ -150,6 +181,10 @@ const WORKER_TOTALS: &[Total<WorkerStats>] = &[
     (name::WAKEUPS, &[], |w| w.wakeups),
     (name::ENTERS, &[], |w| w.enters),
     (name::RECEIVES, &[], |w| w.receives),
+    (name::COMPLETIONS, &[], |w| w.completions),
+    (name::GATHERED_WAITS, &[], |w| w.gathered_waits),
+    (name::ALLOCATIONS, &[("of", "relay")], |w| w.allocations),
+    (name::ALLOCATIONS, &[("of", "tls")], |w| w.tls_allocations),
     (name::SENDS, &[], |w| w.sends),
     (name::BUFFERS_EXHAUSTED, &[], |w| w.buffers_exhausted),
     (name::PANICS, &[], |w| w.panics),
@@ -157,6 +192,7 @@ const WORKER_TOTALS: &[Total<WorkerStats>] = &[
     (name::TLS_ERRORS, &[], |w| w.tls_errors),
     (name::LEGS_PAUSED, &[], |w| w.legs_paused),
     (name::IDLE_DROPPED, &[], |w| w.idle_dropped),
+    (name::DIALS_STALE, &[], |w| w.dials_stale),
 ];
 
 /// Values of now.
@@ -165,10 +201,17 @@ const WORKER_GAUGES: &[Total<WorkerStats>] = &[
     (name::UPSTREAM_OPEN, &[], |w| w.upstream_open),
     (name::BUFFERS_FREE, &[], |w| w.buffers_free),
     (name::CARRY_BYTES, &[], |w| w.carry_bytes),
+    (name::OVERLOADED, &[], |w| w.overloaded),
     (name::IDLE_UPSTREAMS, &[("kind", "predial")], |w| {
         w.idle_now[0]
     }),
     (name::IDLE_UPSTREAMS, &[("kind", "warm")], |w| w.idle_now[1]),
+];
+
+/// Values of now that are kept in thousandths.
+const WORKER_RATIOS: &[Total<WorkerStats>] = &[
+    (name::BUSY, &[], |w| w.busy_permille),
+    (name::MESSAGES_PER_SEND, &[], |w| w.messages_per_send_milli),
 ];
 
 /// What is published of the sessions together and is no total.
@@ -239,6 +282,7 @@ pub struct WorkerMeter {
     totals: Vec<Counter>,
     idle_ends: Vec<Counter>,
     gauges: Vec<Gauge>,
+    ratios: Vec<Gauge>,
     session_gauges: Vec<Gauge>,
     ended: Vec<(EndReason, Counter)>,
     turns: Vec<(&'static str, Histogram)>,
@@ -293,6 +337,10 @@ impl WorkerMeter {
                 .map(|labels| counter(name::IDLE_ENDED, &labels))
                 .collect(),
             gauges: WORKER_GAUGES
+                .iter()
+                .map(|(n, l, _)| metrics::gauge!(*n, labels(l)))
+                .collect(),
+            ratios: WORKER_RATIOS
                 .iter()
                 .map(|(n, l, _)| metrics::gauge!(*n, labels(l)))
                 .collect(),
@@ -361,6 +409,9 @@ impl WorkerMeter {
         }
         for (gauge, (_, _, value)) in self.gauges.iter().zip(WORKER_GAUGES) {
             gauge.set(value(worker) as f64);
+        }
+        for (gauge, (_, _, value)) in self.ratios.iter().zip(WORKER_RATIOS) {
+            gauge.set(value(worker) as f64 / 1_000.0);
         }
         for (gauge, (_, _, value)) in self.session_gauges.iter().zip(SESSION_GAUGES) {
             gauge.set(value(sessions) as f64);

@@ -59,6 +59,22 @@ pub const WAKEUPS: &str = "voxrelay_worker_wakeups_total";
 pub const ENTERS: &str = "voxrelay_worker_enters_total";
 /// Receive completions.
 pub const RECEIVES: &str = "voxrelay_worker_receives_total";
+/// Completions of every kind.
+pub const COMPLETIONS: &str = "voxrelay_worker_completions_total";
+/// Ring waits that gathered completions.
+pub const GATHERED_WAITS: &str = "voxrelay_worker_gathered_waits_total";
+/// Allocations of the worker's thread, by `of`: `relay` (ours) and `tls` (inside rustls).
+pub const ALLOCATIONS: &str = "voxrelay_worker_allocations_total";
+/// CPU time of the worker's thread in the last second, as a part of it.
+pub const BUSY: &str = "voxrelay_worker_busy_ratio";
+/// 1 while the worker takes no new calls, for want of headroom.
+pub const OVERLOADED: &str = "voxrelay_worker_overloaded";
+/// Messages that shared a send in the last second, on average.
+pub const MESSAGES_PER_SEND: &str = "voxrelay_worker_messages_per_send";
+/// How late the worker acts on a deadline.
+pub const LOOP_LAG: &str = "voxrelay_worker_loop_lag_seconds";
+/// From the wake-up that brought a frame to the submission of its send, by `direction`.
+pub const RELAY_DELAY: &str = "voxrelay_relay_delay_seconds";
 /// Sends submitted.
 pub const SENDS: &str = "voxrelay_worker_sends_total";
 /// Multishot receives that ended for want of buffers.
@@ -81,6 +97,8 @@ pub const IDLE_UPSTREAMS: &str = "voxrelay_idle_upstreams";
 pub const IDLE_ENDED: &str = "voxrelay_idle_upstreams_ended_total";
 /// Messages for which an idle connection had no room.
 pub const IDLE_DROPPED: &str = "voxrelay_idle_upstream_messages_dropped_total";
+/// Answers to dials that came when nobody waited for them any more: closed in order.
+pub const DIALS_STALE: &str = "voxrelay_upstream_dials_stale_total";
 /// The `kind` of an idle connection: dialled for an announced call, or kept warm.
 pub const IDLE_KINDS: [&str; 2] = ["predial", "warm"];
 /// The `outcome` of its wait.
@@ -149,6 +167,12 @@ pub const COUNTERS: &[(&str, &str)] = &[
     (WAKEUPS, "Ring wake-ups"),
     (ENTERS, "io_uring_enter calls"),
     (RECEIVES, "Receive completions"),
+    (COMPLETIONS, "Ring completions of every kind"),
+    (GATHERED_WAITS, "Ring waits that gathered completions"),
+    (
+        ALLOCATIONS,
+        "Allocations of the worker's thread: ours, and those inside rustls",
+    ),
     (SENDS, "Sends submitted"),
     (
         BUFFERS_EXHAUSTED,
@@ -175,6 +199,10 @@ pub const COUNTERS: &[(&str, &str)] = &[
         IDLE_DROPPED,
         "Messages for which an idle connection had no room",
     ),
+    (
+        DIALS_STALE,
+        "Answers to dials that nobody waited for any more",
+    ),
     (HTTP_REQUESTS, "Requests answered by the control plane"),
     (WEBHOOKS, "Voice webhooks by outcome"),
     (TOOL_CALLS, "Calls of tools that were answered, by outcome"),
@@ -186,8 +214,26 @@ pub const HISTOGRAMS: &[(&str, &str)] = &[(
     "From the caller's last word to each stage of the answer, seconds",
 )];
 
+/// Name and help of the latencies of workers, which `latency` renders.
+pub const LATENCIES: &[(&str, &str)] = &[
+    (LOOP_LAG, "How late the worker acted on deadlines, seconds"),
+    (
+        RELAY_DELAY,
+        "From the wake-up that brought a frame to the submission of its send, seconds",
+    ),
+];
+
 /// Name and help of every gauge above.
 pub const GAUGES: &[(&str, &str)] = &[
+    (
+        BUSY,
+        "CPU time of the worker's thread in the last second, as a part of it",
+    ),
+    (OVERLOADED, "1 while the worker takes no new calls"),
+    (
+        MESSAGES_PER_SEND,
+        "Messages that shared a send in the last second, on average",
+    ),
     (CALLS_ACTIVE, "Live calls"),
     (UPSTREAM_OPEN, "Model legs open"),
     (

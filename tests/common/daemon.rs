@@ -43,6 +43,10 @@ impl Launch {
             .env("VOXRELAY__LISTEN__PORT", "0")
             .env("VOXRELAY__REALTIME__URL", url)
             .env("VOXRELAY__RELAY__WORKERS", "1")
+            // Many daemons run beside each other here, on a machine that is busy with them.
+            .env("VOXRELAY__RELAY__PIN", "off")
+            .env("VOXRELAY__RELAY__BUSY_MAX_PERCENT", "100")
+            .env("VOXRELAY__RELAY__LAG_MAX_MS", "0")
             .env("OPENAI_API_KEY", SECRET_KEY)
             .arg("serve")
     }
@@ -254,6 +258,11 @@ impl Daemon {
             }
         })
         .await;
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id().expect("still running")
     }
 
     /// How many descriptors it has open.

@@ -7,10 +7,11 @@ use super::tls::Identity;
 use super::{BoxIo, within};
 use serde_json::{Value, json};
 use std::io::Write as _;
+use std::net::SocketAddr;
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicU32, Ordering};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::mpsc;
 use tokio_rustls::TlsAcceptor;
 use tokio_tungstenite::tungstenite::handshake::server::{Request, Response};
@@ -52,8 +53,22 @@ impl Model {
         Self::listen(None, Answer::Silence).await
     }
 
+    /// Speaks `ws://` over connections that hold little: one that is not read from is full soon.
+    pub async fn narrow() -> Self {
+        let socket = TcpSocket::new_v4().expect("socket");
+        socket.set_recv_buffer_size(4096).expect("buffer");
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        socket.bind(any).expect("bind");
+        let listener = socket.listen(64).expect("listen");
+        Self::listen_on(listener, None, Answer::Upgrade)
+    }
+
     async fn listen(tls: Option<TlsAcceptor>, answer: Answer) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
+        Self::listen_on(listener, tls, answer)
+    }
+
+    fn listen_on(listener: TcpListener, tls: Option<TlsAcceptor>, answer: Answer) -> Self {
         let port = listener.local_addr().expect("address").port();
         let scheme = if tls.is_some() { "wss" } else { "ws" };
         let (connected, connections) = mpsc::unbounded_channel();

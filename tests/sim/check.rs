@@ -52,6 +52,7 @@ pub enum Note {
     ResponseDone {
         id: String,
         cancelled: bool,
+        failed: bool,
     },
     /// A call of a tool, by number.
     Call(usize),
@@ -373,7 +374,7 @@ impl Judge {
                 }
                 return;
             }
-            Note::ResponseDone { id, cancelled } => {
+            Note::ResponseDone { id, cancelled, .. } => {
                 self.on_round_done(place, id, *cancelled);
                 self.talk_delivered(place, note);
                 let connection = &mut self.at[place];
@@ -547,8 +548,9 @@ impl Judge {
                 }
             }
             "response.cancel" => {
+                // But in the guard window, and of what began in a pause.
                 assert!(
-                    !self.interrupts,
+                    !self.interrupts || self.terms.guard_ms > 0 || self.reversible,
                     "a cancel where the server breaks off by itself"
                 );
                 self.cancel_step = self.step;

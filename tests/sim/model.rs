@@ -1,13 +1,19 @@
 //! The scripted model: one connection of it. It has no ear; who speaks when is drawn from the seed.
 
+mod hears;
+
 use crate::carrier::{Act, Outgoing};
 use crate::check::tools::Kind;
-use crate::check::{Judge, Note, Seen};
+use crate::check::{Judge, Note};
 use crate::dice::Dice;
 use crate::terms::HTTP_TOOL;
 use crate::trouble::{Leaves, Script, Setup};
 use crate::ws;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
+
+/// Of the server's turn detection, as the relay sets it.
+const PREFIX_PADDING_MS: u64 = 300;
+const SILENCE_DURATION_MS: u64 = 500;
 
 enum Step {
     Created,
@@ -239,10 +245,12 @@ impl Model {
         if self.dice.percent(self.script.odd) {
             self.odd(judge, out);
         }
+        // Its times lie around the words: the padding before them, the silence behind.
+        let start = (now / 1_000).saturating_sub(PREFIX_PADDING_MS);
         let event = json!({"type": "input_audio_buffer.speech_started", "event_id": "event_b",
-            "audio_start_ms": now / 1_000, "item_id": "item_user"});
+            "audio_start_ms": start, "item_id": "item_user"});
         self.send(out, &event, Note::SpeechStarted);
-        let at = now + self.dice.millis(60, 900);
+        let at = now + self.dice.millis(60, 900) + SILENCE_DURATION_MS * 1_000;
         self.plan(at, Step::SpeechStopped);
         let at = at + self.dice.millis(200, self.script.turns_up_to_ms);
         self.plan(at, Step::Turn);
@@ -451,7 +459,15 @@ impl Model {
             "id": id, "object": "realtime.response", "status": status,
             "status_details": details, "output": [], "usage": null, "metadata": null}});
         let cancelled = status == "cancelled";
-        self.send(out, &event, Note::ResponseDone { id, cancelled });
+        self.send(
+            out,
+            &event,
+            Note::ResponseDone {
+                id,
+                cancelled,
+                failed: status == "failed",
+            },
+        );
         if self.dice.percent(self.script.odd / 4) {
             self.send(out, &event, Note::Other); // twice
         }
@@ -563,124 +579,13 @@ impl Model {
                 let id = format!("resp_unheard_{}", self.seq);
                 let event = json!({"type": "response.done", "event_id": "event_g",
                     "response": {"id": id, "status": "cancelled", "output": []}});
-                let cancelled = true;
-                self.send(out, &event, Note::ResponseDone { id, cancelled });
+                let note = Note::ResponseDone {
+                    id,
+                    cancelled: true,
+                    failed: false,
+                };
+                self.send(out, &event, note);
             }
-        }
-    }
-
-    /// Something of the relay's arrived.
-    pub fn handle(&mut self, seen: Seen, now: u64, judge: &mut Judge, out: &mut Vec<Outgoing>) {
-        if self.closed {
-            return;
-        }
-        match seen {
-            Seen::Ping(payload) => out.push(Outgoing {
-                bytes: ws::write(ws::PONG, &payload, None),
-                note: Note::Other,
-                line: "pong".to_owned(),
-            }),
-            Seen::Close(code) if self.script.answers_close => {
-                if self.ready && self.dice.percent(40) {
-                    // It was on its way.
-                    self.stray_delta(judge, out);
-                }
-                self.closed = true;
-                out.push(Outgoing {
-                    bytes: ws::write(ws::CLOSE, &code.to_be_bytes(), None),
-                    note: Note::Other,
-                    line: "close".to_owned(),
-                });
-                self.acts.push(Act::Eof);
-            }
-            Seen::Append if self.ready && !self.hears => {
-                // Nobody speaks to a session that is given no audio.
-                self.hears = true;
-                let at = now + self.dice.millis(20, 1_200);
-                self.plan(at, Step::Turn);
-            }
-            Seen::Event(event) => self.event(&event, now, judge, out),
-            _ => {}
-        }
-    }
-
-    fn event(
-        &mut self,
-        event: &Map<String, Value>,
-        now: u64,
-        judge: &mut Judge,
-        out: &mut Vec<Outgoing>,
-    ) {
-        match event["type"].as_str().unwrap_or_default() {
-            "session.update" => {
-                let turn = &event["session"]["audio"]["input"]["turn_detection"];
-                if let Some(flag) = turn["create_response"].as_bool() {
-                    self.create_response = flag;
-                }
-                if let Some(flag) = turn["interrupt_response"].as_bool() {
-                    self.interrupt_response = flag;
-                }
-                if self.script.setup != Setup::Unconfirmed {
-                    let at = now + self.dice.millis(0, 90);
-                    self.plan(at, Step::Updated);
-                }
-            }
-            "response.create" => {
-                if let Some(active) = &self.active {
-                    let id = self.response_id(active.number);
-                    let tag = event["response"]["metadata"]["voxrelay"].as_str();
-                    let tag = tag.unwrap_or_default().to_owned();
-                    let create = event["event_id"].as_str().unwrap_or_default().to_owned();
-                    let refusal = json!({"type": "error", "event_id": "event_e", "error": {
-                        "type": "invalid_request_error",
-                        "code": "conversation_already_has_active_response",
-                        "message": format!("Conversation already has an active response in progress: {id}. Wait until the response is finished before creating a new one."),
-                        "param": null, "event_id": null}});
-                    self.send(out, &refusal, Note::CreateRefused { tag, create });
-                } else {
-                    let metadata = event.get("response").and_then(|r| r.get("metadata"));
-                    self.begin(metadata.cloned(), now, judge, out);
-                }
-            }
-            "response.cancel" => match &self.active {
-                Some(_) => self.cancel(now),
-                None => self.error(out, "response_cancel_not_active", Note::Other),
-            },
-            "conversation.item.truncate" => {
-                let id = event["item_id"].as_str().unwrap_or_default();
-                let ms = event["audio_end_ms"].as_u64().unwrap_or(u64::MAX);
-                let have = judge
-                    .items
-                    .iter()
-                    .find(|item| item.id == id)
-                    .map_or(0, |item| item.bytes.len() as u64 / 8);
-                if ms > have || self.script.refuses_truncation && !self.refused {
-                    self.refused = true;
-                    let event = json!({"type": "error", "event_id": "event_e", "error": {
-                        "type": "invalid_request_error", "code": "invalid_value",
-                        "message": format!("Audio content of {have}ms is already shorter than {ms}ms"),
-                        "param": null, "event_id": null}});
-                    self.send(out, &event, Note::TruncateRefused);
-                } else {
-                    let event = json!({"type": "conversation.item.truncated",
-                        "event_id": "event_u", "item_id": id, "content_index": 0,
-                        "audio_end_ms": ms});
-                    self.send(out, &event, Note::Other);
-                }
-            }
-            "conversation.item.delete" => {
-                let event = json!({"type": "conversation.item.deleted", "event_id": "event_v",
-                    "item_id": event["item_id"]});
-                self.send(out, &event, Note::Other);
-            }
-            "conversation.item.create" => {
-                for kind in ["conversation.item.added", "conversation.item.done"] {
-                    let event = json!({"type": kind, "event_id": "event_w",
-                        "previous_item_id": null, "item": event["item"]});
-                    self.send(out, &event, Note::Other);
-                }
-            }
-            _ => {}
         }
     }
 }

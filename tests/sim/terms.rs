@@ -62,7 +62,7 @@ impl Terms {
         if led && dice.percent(50) {
             let mut at = 0;
             for (n, stage) in stages.iter_mut().enumerate() {
-                at += dice.millis(200, 1_200);
+                at += dice.millis(100, 500);
                 // Whole milliseconds, and not every stage is on; the second needs the first.
                 at -= at % 1_000;
                 if dice.percent(80) {

@@ -25,6 +25,10 @@ use crate::call::{fact::EndReason, planted};
 use crate::proto::ws::writer::{Kind, frame_len, write_frame};
 use crate::proto::ws::{Role, close};
 use std::collections::VecDeque;
+use std::time::Duration;
+
+/// How late the audio that another waits for may come, ms: frames of 20 ms do not come exactly so far apart.
+const JOIN_SLACK_MS: u64 = 10;
 
 /// Where a leg is; see the diagram.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -45,6 +49,8 @@ pub(super) struct Wire {
     pub(super) state: State,
     outbox: Outbox,
     pub(super) timers: Timers,
+    /// All that waits is audio that may wait for what follows it, until `Deadline::Join`.
+    joining: bool,
     /// A send is with the kernel.
     in_flight: bool,
     /// Playing audio in that send, PCMU bytes: it counts as sent when the kernel has it.
@@ -56,6 +62,8 @@ pub(super) struct Wire {
     /// As many as `given` will be when the newest frame of playing audio begins to go out, unless something is cut or
     /// put before it.
     pub(super) playing_at: u64,
+    /// Something was put before all that waits, and waits itself.
+    pub(super) urgent: bool,
 }
 
 impl Wire {
@@ -66,11 +74,13 @@ impl Wire {
             state: State::Unopened,
             outbox: Outbox::default(),
             timers: Timers::default(),
+            joining: false,
             in_flight: false,
             in_flight_audio: 0,
             peer_close: None,
             given: 0,
             playing_at: 0,
+            urgent: false,
         }
     }
 
@@ -97,6 +107,7 @@ impl Wire {
         let payload: usize = parts.iter().map(|part| part.len()).sum();
         let before = self.given + self.outbox.waiting() as u64;
         let len = frame_len(payload, masked);
+        let is_alone = self.outbox.is_empty();
         let queued = self.outbox.push(class, len, |buf| {
             // RFC 6455 section 5.3: a fresh key for each frame of a client.
             let mask = masked.then(|| rng.mask_key());
@@ -105,7 +116,18 @@ impl Wire {
         if queued && matches!(class, Class::Playing(_)) {
             self.playing_at = before;
         }
+        match class {
+            Class::Joining => self.joining |= is_alone && queued,
+            // Nothing but audio waits, and nothing waits behind it.
+            _ => self.go(),
+        }
         queued
+    }
+
+    /// What waits goes out with the next send.
+    pub(super) fn go(&mut self) {
+        self.joining = false;
+        self.timers.clear(Deadline::Join);
     }
 
     /// A text frame before everything that waits.
@@ -113,6 +135,8 @@ impl Wire {
         if self.state != State::Open {
             return false;
         }
+        self.go();
+        self.urgent = true;
         let masked = self.role == Role::Client;
         let payload: usize = parts.iter().map(|part| part.len()).sum();
         self.outbox.push_first(frame_len(payload, masked), |buf| {
@@ -240,6 +264,7 @@ impl Wire {
         self.state = State::Closed;
         self.timers.clear_all();
         self.outbox.clear();
+        self.joining = false;
         self.in_flight = false;
         self.in_flight_audio = 0;
     }
@@ -251,6 +276,9 @@ impl Wire {
     }
 
     pub(super) fn peek(&self, max: usize) -> &[u8] {
+        if self.joining {
+            return &[];
+        }
         self.outbox.peek(max)
     }
 
@@ -258,6 +286,7 @@ impl Wire {
         if len == 0 || self.is_over() {
             return;
         }
+        self.urgent = false;
         self.in_flight_audio += self.outbox.consume(len);
         self.given += len as u64;
         if !self.in_flight {
@@ -299,10 +328,15 @@ pub(super) struct Wires {
     last: Leg,
     pub(super) rng: Rng,
     pub(super) intents: VecDeque<Intent>,
+    /// How long audio may wait to share a send.
+    join_wait: Duration,
+    /// Of the `handle_*` that is under way.
+    pub(super) now: Mono,
 }
 
 impl Wires {
-    pub(super) fn new(rng: Rng) -> Self {
+    /// `coalesce_ms` as in `Policy`. A frame that comes by half its length late is still waited for.
+    pub(super) fn new(rng: Rng, coalesce_ms: u32) -> Self {
         Self {
             carrier: Wire::new(Leg::Carrier, Role::Server),
             realtime: Wire::new(Leg::Realtime, Role::Client),
@@ -313,6 +347,8 @@ impl Wires {
             last: Leg::Realtime,
             rng,
             intents: VecDeque::new(),
+            join_wait: Duration::from_millis(u64::from(coalesce_ms) + JOIN_SLACK_MS),
+            now: Mono::default(),
         }
     }
 
@@ -452,8 +488,13 @@ impl Output for Wires {
         let Some(place) = place else {
             return false;
         };
+        let joins_at = self.now + self.join_wait;
         let (wire, rng, _) = self.parts(place);
-        wire.frame(class, Kind::Text, parts, rng)
+        let queued = wire.frame(class, Kind::Text, parts, rng);
+        if wire.joining && !wire.timers.is_set(Deadline::Join) {
+            wire.timers.set(Deadline::Join, joins_at);
+        }
+        queued
     }
 
     fn cut(&mut self, leg: Leg) -> Cut {

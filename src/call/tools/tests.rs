@@ -312,15 +312,32 @@ fn limits_are_answered_and_what_runs_goes_on() {
 }
 
 #[test]
-fn what_is_open_is_forgotten_with_the_model_s_connection() {
+fn what_runs_when_the_model_s_connection_is_lost_is_answered_all_the_same() {
     let mut tools = toolbox();
     tools.handle_item_done(Some("r1"), &item("a", "slow", "{}"), at(0));
     tools.handle_upstream_lost();
-    assert_eq!((tools.open(), tools.poll_timeout()), (0, None));
+    assert!(tools.is_open("a") && tools.will_ask() && !tools.is_open("b"));
+    // Another session's response of that name is another one.
+    tools.handle_item_done(Some("r1"), &item("b", "slow", "{}"), at(1));
     tools.handle_result(result("a", "A"), at(1));
+    let done = drain(&mut tools);
+    assert_eq!(
+        done.last().map(String::as_str),
+        Some("response"),
+        "{done:?}"
+    );
+    assert!(tools.is_open("b") && !tools.is_open("a"));
+    assert_eq!(asked(&mut tools).len(), 2);
+}
+
+#[test]
+fn a_call_does_not_end_when_its_goodbye_is_lost() {
+    let mut tools = toolbox();
+    tools.handle_item_done(Some("r1"), &item("a", "end_call", "{}"), at(0));
+    tools.handle_upstream_lost();
+    assert_eq!((tools.open(), tools.poll_timeout()), (0, None));
     tools.handle_response_done(Some("r1"), false, at(1));
     assert_eq!(drain(&mut tools), [""; 0]);
-    assert_eq!(asked(&mut tools), [""; 0]);
 }
 
 #[test]

@@ -310,6 +310,11 @@ fn watch<T>(
     let mut begin: Option<(Option<Reading>, u64, Instant, Option<u64>)> = None;
     let mut end: Option<(Option<Reading>, u64, Instant)> = None;
     let mut loaded = None;
+    // A churn may be over long before its hold would be.
+    let loaded_after = match plan.churn {
+        Some(_) => (plan.hold / 2).min(Duration::from_secs(1)),
+        None => plan.hold / 2,
+    };
     let mut memory = Vec::new();
     let mut memory_at = Instant::now();
     while !thread.is_finished() {
@@ -331,7 +336,7 @@ fn watch<T>(
         if let Some((.., began, _)) = &begin
             && let Some(pid) = pid
             && loaded.is_none()
-            && (began.elapsed() >= plan.hold / 2 || phase > Phase::Hold)
+            && (began.elapsed() >= loaded_after || phase > Phase::Hold)
         {
             loaded = process::memory(pid)
                 .ok()
@@ -351,6 +356,11 @@ fn watch<T>(
         }
         bar.show(live);
         std::thread::sleep(LOOK);
+    }
+    if begin.is_some() && end.is_none() {
+        // The end was over between two looks.
+        let reading = pid.and_then(|pid| read(pid, live));
+        end = Some((reading, live.cpu.load(Ordering::Relaxed), Instant::now()));
     }
     bar.finish();
     let enters_after = relay.enters();

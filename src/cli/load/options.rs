@@ -59,7 +59,7 @@ pub struct LoadArgs {
     #[arg(long)]
     pub aligned: bool,
     /// Frames that are due within this are due together; 0 gives each call its own moment and costs the generator more
-    #[arg(long, value_name = "TIME", default_value = "100us", value_parser = parse_time)]
+    #[arg(long, value_name = "TIME", default_value = "200us", value_parser = parse_time)]
     pub slot: Duration,
     /// One run for each of these numbers of calls, to find the knee
     #[arg(long, value_name = "N,N,...", value_delimiter = ',', conflicts_with_all = ["churn", "against"])]

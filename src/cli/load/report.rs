@@ -149,6 +149,13 @@ fn costs(text: &mut String, run: &Run, cost: &Cost) {
         cpu.as_secs_f64() * 1e3 / call_seconds.max(1e-9),
         cpu.as_secs_f64() / cost.wall.as_secs_f64().max(1e-9) * 100.0
     );
+    if run.plan.churn.is_some() && run.ran.tally.answered_measured > 0 {
+        let _ = writeln!(
+            text,
+            "  relay CPU            {:.3} ms a call, set-up, audio and end",
+            cpu.as_secs_f64() * 1e3 / run.ran.tally.answered_measured as f64
+        );
+    }
     let enters = match cost.enters {
         Some(enters) => format!("{:.3} io_uring_enter a frame", enters as f64 / frames),
         None => "system calls a frame not available".to_owned(),

@@ -10,7 +10,7 @@ use crate::call::{EndReason, Fact, Report, Stats};
 #[test]
 fn health_tells_the_build_and_the_calls_on_one_kept_alive_connection() {
     let rig = Rig::new(Config::default());
-    rig.worker.set_live(3);
+    rig.worker.load().set_live(3);
     let mut client = rig.connect();
     let health = client.get("/health");
     assert_eq!(health.status, 200);

@@ -4,6 +4,7 @@ use super::*;
 use crate::base::id::{CallId, CallSid};
 use crate::base::token;
 use crate::bus::directory::Expected;
+use crate::bus::load::{Load, Overload};
 use crate::config::Secret;
 use crate::proto::carrier::signature::{parse_form, sign};
 use quick_xml::Reader;
@@ -331,11 +332,19 @@ fn when_full_or_draining_the_caller_hears_the_busy_tone() {
             && elements[1].0 == "Reject"
             && attribute(&elements[1], "reason") == "busy"
     };
-    rig.worker.set_live(1);
+    rig.worker.load().set_live(1);
     assert!(!busy());
-    rig.worker.set_live(2);
+    rig.worker.load().set_live(2);
     assert!(busy());
-    rig.worker.set_live(0);
+    rig.worker.load().set_live(0);
+    for overload in [Some(Overload::Busy), Some(Overload::Lag), None] {
+        let load = Load {
+            overload,
+            ..Load::default()
+        };
+        rig.worker.load().set_measured(&load);
+        assert_eq!(busy(), overload.is_some());
+    }
     rig.drain();
     assert!(busy());
 }
@@ -356,25 +365,20 @@ fn without_a_usable_host_there_is_no_address_to_give() {
 }
 
 #[test]
-fn calls_whose_time_is_over_leave_the_directory_with_the_next_one() {
+fn a_directory_full_of_calls_whose_time_is_over_has_room() {
     let rig = Rig::new(Config::default());
-    rig.directory.rcu(|directory| {
-        let mut next = Directory::clone(directory);
+    let mut next = Directory::clone(&rig.directory.load());
+    for n in 0..crate::control::webhook::EXPECTED_MAX {
         let old = Expected {
             call_sid: None,
             expires_unix_ms: 1,
         };
-        next.expected.insert(CallId::new("old").expect("fits"), old);
-        next
-    });
+        let id = CallId::new(&n.to_string()).expect("fits");
+        next.expected.insert(id, old);
+    }
+    rig.directory.store(std::sync::Arc::new(next));
     stream(&post(&mut rig.connect(), "/api/twilio/voice", &[], CALL));
-    let directory = rig.directory.load();
-    assert_eq!(directory.expected.len(), 1);
-    assert!(
-        !directory
-            .expected
-            .contains_key(&CallId::new("old").expect("fits"))
-    );
+    assert_eq!(rig.directory.load().expected.len(), 1);
 }
 
 #[test]

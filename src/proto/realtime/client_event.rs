@@ -39,11 +39,21 @@ pub fn session_patch(patch: &Map<String, Value>, event_id: &str) -> String {
     event("session.update", event_id, &json!({"session": session}))
 }
 
-/// `session_patch` for turn detection, which is sent whole: whether a part would reset the rest is unconfirmed.
-pub fn turn_detection_patch(turn: &settings::TurnDetection, event_id: &str) -> String {
-    let turn = serde_json::to_value(TurnDetection::new(turn)).expect("a plain struct is JSON");
-    let mut patch = Map::new();
-    patch.insert("audio".into(), json!({"input": {"turn_detection": turn}}));
+/// `session_patch` for turn detection, which is sent whole: whether a part would reset the rest is unconfirmed. What
+/// `session_extra` says of it counts here too.
+pub fn turn_detection_patch(settings: &Settings, event_id: &str) -> String {
+    let turn = TurnDetection::new(&settings.turn_detection);
+    let mut session = json!({"audio": {"input": {"turn_detection": turn}}});
+    let extra = settings.session_extra.get("audio");
+    if let Some(extra) = extra.and_then(|audio| audio.get("input")?.get("turn_detection")) {
+        let mut whole = Map::new();
+        let extra = json!({"input": {"turn_detection": extra}});
+        whole.insert("audio".into(), extra);
+        merge(&mut session, &whole);
+    }
+    let Value::Object(patch) = session else {
+        unreachable!("it was made as an object");
+    };
     session_patch(&patch, event_id)
 }
 

@@ -84,6 +84,68 @@ pub fn decode<'a>(
     }
 }
 
+/// As `decode`; where the event tells of an item as it will stay (`conversation.item.done`; beta: `.created`), that item is
+/// kept in `item`, byte by byte, before its text is spent. Audio never gets so far.
+pub fn decode_and_keep<'a>(
+    text: &'a mut [u8],
+    scratch: &mut Scratch,
+    item: &mut Option<KeptItem>,
+) -> Result<(ServerEvent<'a>, Noticed), DecodeError> {
+    match scan(text) {
+        Some(found) => Ok((
+            ServerEvent::AudioDelta(found.view(text)),
+            Noticed::default(),
+        )),
+        None => {
+            *item = KeptItem::read(text);
+            decode_json(text, scratch)
+        }
+    }
+}
+
+/// An item of the conversation as the server wrote it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct KeptItem {
+    /// Its id, empty when there is none.
+    pub id: String,
+    /// The JSON value, byte by byte.
+    pub json: String,
+}
+
+impl KeptItem {
+    /// The item in an event's text; `None` when the event tells of none, or is no JSON.
+    fn read(text: &[u8]) -> Option<Self> {
+        use serde_json::value::RawValue;
+        #[derive(serde::Deserialize)]
+        struct Event<'t> {
+            #[serde(rename = "type", borrow)]
+            kind: std::borrow::Cow<'t, str>,
+            #[serde(borrow)]
+            item: &'t RawValue,
+        }
+        #[derive(serde::Deserialize)]
+        struct Item<'t> {
+            #[serde(default, borrow)]
+            id: Option<std::borrow::Cow<'t, str>>,
+        }
+        // Most events are not about items; a look for the word is cheaper than a parse.
+        memchr::memmem::find(text, b"conversation.item.")?;
+        let event: Event<'_> = serde_json::from_slice(text).ok()?;
+        if !matches!(
+            &*event.kind,
+            "conversation.item.done" | "conversation.item.created"
+        ) {
+            return None;
+        }
+        let json = event.item.get();
+        let item: Item<'_> = serde_json::from_str(json).ok()?;
+        Some(Self {
+            id: item.id.unwrap_or_default().into_owned(),
+            json: json.to_owned(),
+        })
+    }
+}
+
 /// The slow, equal path: any event, through simd-json, in place. `text` is spent afterwards: escapes
 /// are undone inside it. Unknown fields are counted at the top level of audio deltas only: elsewhere
 /// new ones appear without notice and mean nothing.
@@ -223,7 +285,7 @@ fn read<'a>(root: Value<'_, 'a>) -> Result<(ServerEvent<'a>, Noticed), DecodeErr
             ServerEvent::InputTranscriptCompleted {
                 item_id: top.item_id(),
                 transcript: str_or_empty(top.transcript),
-                logprob_mean: logprob_mean(top.logprobs)?,
+                probability_mean: probability_mean(top.logprobs)?,
             }
         }
         "conversation.item.input_audio_transcription.failed" => {
@@ -258,6 +320,7 @@ fn read<'a>(root: Value<'_, 'a>) -> Result<(ServerEvent<'a>, Noticed), DecodeErr
                     &["status_details"],
                 ],
             )?,
+            error_type: first_text(top.response, &[&["status_details", "error", "type"]])?,
             message: first_text(top.response, &[&["status_details", "error", "message"]])?,
             tag: first_text(top.response, &[&["metadata", METADATA_KEY]])?,
             has_audio: read_output(top.response)?.0,
@@ -491,12 +554,12 @@ fn read_rate_limits(limits: Option<Value<'_, '_>>) -> Result<RateLimits, DecodeE
     Ok(found)
 }
 
-fn logprob_mean(logprobs: Option<Value<'_, '_>>) -> Result<Option<f64>, DecodeError> {
+fn probability_mean(logprobs: Option<Value<'_, '_>>) -> Result<Option<f64>, DecodeError> {
     let (mut sum, mut count) = (0.0, 0_u32);
     for token in logprobs.and_then(Value::elements).into_iter().flatten() {
         if let Some(logprob) = token.member("logprob")?.and_then(Value::number) {
             // Some servers write -9999 for never; a positive one is none.
-            sum += logprob.clamp(-100.0, 0.0);
+            sum += logprob.clamp(-100.0, 0.0).exp();
             count += 1;
         }
     }

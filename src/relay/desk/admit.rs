@@ -1,7 +1,8 @@
 //! Admission: who may open a stream, as which call, on which worker. Decisions only: no socket, no clock, no key.
 //!
 //! In this order: draining (503), the carrier's signature (403), the ticket (403), unknown ids by policy (404), an id that
-//! is live already (409), calls at once (503). A ticket is spent only when everything else is granted.
+//! is live already (409), calls at once (503), no worker with headroom (503). A ticket is spent only when everything else
+//! is granted.
 //!
 //! | auth tokens | path | needs |
 //! |---|---|---|
@@ -10,18 +11,26 @@
 //! | some | with the id of a call that we announced | the ticket: 403 without |
 //! | some | with another id | signature; `carrier.unknown_call` decides on ids that nobody announced |
 //! | some | without id | signature |
+//!
+//! A call goes to the worker with the least load: the CPU time that it measured in its last second, and for calls that
+//! came or went since, what a call costs it on average. A worker that says of itself that it is overloaded gets none.
 
 use crate::base::id::{CallId, CallSid, WorkerId};
 use crate::base::token::{Ticket, TicketError};
 use crate::bus::directory::{Directory, Expected};
+use crate::bus::load::Load;
 use crate::config::UnknownCall;
 use std::collections::{HashMap, HashSet};
 
 /// Spent tickets kept until they expire. Each was signed by us within its short life, so more than this
 /// can't come from real webhooks at any rate that we serve.
-const SPENT_MAX: usize = 64 * 1024;
+const SPENT_MAX: usize = 128 * 1024;
 /// Expired ones are looked for when this many are kept, and then at twice of what was left.
 const SPENT_SWEEP_MIN: usize = 1024;
+/// What a call is taken to cost a worker that has measured too few, millionths of a core.
+const CALL_COST: u64 = 1_000;
+/// Calls from which on a worker's own average says more.
+const CALL_COST_FROM: u64 = 16;
 /// What a refused carrier is told to wait, seconds.
 const RETRY_AFTER_SECS: u32 = 5;
 
@@ -109,6 +118,8 @@ pub(super) struct Grant {
 pub(super) struct Admission {
     /// Calls by worker.
     calls: Vec<usize>,
+    /// What the workers last said of themselves.
+    loads: Vec<Load>,
     /// Announced calls whose connection to the model is made for a worker already.
     reserved: HashMap<CallId, WorkerId>,
     /// Calls with a place whose id came with the stream: no second one may have it at the same time.
@@ -124,6 +135,7 @@ impl Admission {
     pub(super) fn new(workers: usize) -> Self {
         Self {
             calls: vec![0; workers],
+            loads: vec![Load::default(); workers],
             reserved: HashMap::new(),
             ids: HashSet::new(),
             spent: HashMap::new(),
@@ -137,6 +149,13 @@ impl Admission {
         self.draining = true;
     }
 
+    /// Takes in what a worker last said of itself.
+    pub(super) fn set_load(&mut self, worker: usize, load: Load) {
+        if let Some(known) = self.loads.get_mut(worker) {
+            *known = load;
+        }
+    }
+
     /// Whether everything is refused.
     pub(super) fn is_draining(&self) -> bool {
         self.draining
@@ -144,7 +163,9 @@ impl Admission {
 
     /// The worker where an announced call will be, as long as its reservation stands.
     pub(super) fn reserve(&mut self, call_id: CallId) -> WorkerId {
-        let worker = self.least();
+        let any = self.least(|load| load.overload.is_none());
+        let worker = any.or_else(|| self.least(|_| true)).unwrap_or(0);
+        let worker = WorkerId(worker as u16);
         self.reserved.insert(call_id, worker);
         worker
     }
@@ -257,15 +278,20 @@ impl Admission {
         if self.live() >= rules.calls_max {
             return Err(Refusal::busy("calls_max", "all places are taken"));
         }
+        let worker = self.place(call_id)?;
         if let Some(ticket) = spend {
             self.spend(ticket, now_unix_ms)?;
         }
-        self.ids.extend(call_id);
+        if let Some(call_id) = call_id {
+            self.reserved.remove(&call_id);
+            self.ids.insert(call_id);
+        }
+        self.calls[worker] += 1;
         Ok(Grant {
             is_unknown: !is_known,
             call_id,
             expected_call_sid,
-            worker: self.place(call_id),
+            worker: WorkerId(worker as u16),
         })
     }
 
@@ -282,25 +308,49 @@ impl Admission {
         Ok(())
     }
 
-    /// The worker that has the call's connection to the model, else the least loaded one.
-    fn place(&mut self, call_id: Option<CallId>) -> WorkerId {
-        let reserved = call_id.and_then(|call_id| self.reserved.remove(&call_id));
-        let worker = reserved.unwrap_or_else(|| self.least());
-        if let Some(calls) = self.calls.get_mut(usize::from(worker.0)) {
-            *calls += 1;
+    /// The worker that has the call's connection to the model already, even where it would take no other call: this one was
+    /// announced while it did. Else the one with the least load.
+    fn place(&self, call_id: Option<CallId>) -> Result<usize, Refusal> {
+        let reserved = call_id.and_then(|call_id| self.reserved.get(&call_id));
+        if let Some(worker) = reserved {
+            return Ok(usize::from(worker.0));
         }
-        worker
+        self.least(|load| load.overload.is_none()).ok_or_else(|| {
+            let why = self.loads.first().and_then(|load| load.overload);
+            let code = why.map_or("no_worker", |overload| overload.label());
+            Refusal::busy(code, "no worker has headroom for another call")
+        })
     }
 
-    /// The worker with the fewest calls, announced ones included; of equals the first.
-    fn least(&self) -> WorkerId {
-        let mut load = self.calls.clone();
+    /// Of the workers that `may` take a call, the one with the least load, announced calls included; of equals the one with
+    /// the fewest calls, of those the first.
+    fn least(&self, may: impl Fn(&Load) -> bool) -> Option<usize> {
+        let mut calls = self.calls.clone();
         for worker in self.reserved.values() {
-            load[usize::from(worker.0)] += 1;
+            calls[usize::from(worker.0)] += 1;
         }
-        let least = (0..load.len()).min_by_key(|&i| load[i]).unwrap_or(0);
-        WorkerId(least as u16)
+        (0..calls.len())
+            .filter(|worker| may(&self.loads[*worker]))
+            .min_by_key(|&worker| {
+                (
+                    load_expected(&self.loads[worker], calls[worker]),
+                    calls[worker],
+                )
+            })
     }
+}
+
+/// A worker's load with so many calls, millionths of a core.
+fn load_expected(load: &Load, calls: usize) -> u64 {
+    let busy = u64::from(load.busy_permille) * 1_000;
+    let measured = load.measured_live as u64;
+    let cost = match measured >= CALL_COST_FROM {
+        true => busy / measured,
+        false => CALL_COST,
+    };
+    let calls = calls as u64;
+    busy.saturating_add(calls.saturating_sub(measured) * cost)
+        .saturating_sub(measured.saturating_sub(calls) * cost)
 }
 
 fn refusal_of(error: TicketError) -> Refusal {
@@ -335,271 +385,4 @@ fn find<'d>(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const NOW: u64 = 1_000_000;
-    const RULES: Rules = Rules {
-        calls_max: 3,
-        unknown_call: UnknownCall::Create,
-    };
-
-    fn directory() -> Directory {
-        let mut directory = Directory::default();
-        let expected = |sid, expires_unix_ms| Expected {
-            call_sid: CallSid::new(sid),
-            expires_unix_ms,
-        };
-        directory
-            .expected
-            .insert(CallId::new("ours").unwrap(), expected("CA1", NOW + 1));
-        directory
-            .expected
-            .insert(CallId::new("late").unwrap(), expected("CA2", NOW));
-        directory
-    }
-
-    fn ticket(call: &str) -> Option<Result<Ticket, TicketError>> {
-        Some(Ok(Ticket {
-            call_id: CallId::new(call).unwrap(),
-            expires_unix_ms: NOW + 1,
-            mac: [1; 16],
-        }))
-    }
-
-    fn with_id(id: &str, signature: Signature) -> Request<'_> {
-        Request {
-            id: Some(id),
-            ticket: None,
-            signature,
-        }
-    }
-
-    fn with_ticket(call: &str) -> Request<'static> {
-        Request {
-            id: None,
-            ticket: ticket(call),
-            signature: Signature::Valid,
-        }
-    }
-
-    fn code(outcome: Result<Grant, Refusal>) -> (u16, &'static str) {
-        let refusal = outcome.unwrap_err();
-        (refusal.status, refusal.code)
-    }
-
-    #[test]
-    fn development_takes_any_id_and_none() {
-        let mut admission = Admission::new(2);
-        let grant = admission
-            .decide(
-                &with_id("x", Signature::NotNeeded),
-                RULES,
-                &directory(),
-                NOW,
-            )
-            .unwrap();
-        assert_eq!(grant.call_id, CallId::new("x"));
-        assert_eq!(grant.worker, WorkerId(0));
-        let request = Request {
-            id: None,
-            ticket: None,
-            signature: Signature::NotNeeded,
-        };
-        let grant = admission
-            .decide(&request, RULES, &directory(), NOW)
-            .unwrap();
-        assert_eq!((grant.call_id, grant.worker), (None, WorkerId(1)));
-        // Nobody configured a secret, so the policy for strangers has nothing to stand on.
-        let rules = Rules {
-            unknown_call: UnknownCall::Reject,
-            ..RULES
-        };
-        assert!(admission.decide(&request, rules, &directory(), NOW).is_ok());
-    }
-
-    #[test]
-    fn signatures_are_asked_first() {
-        let mut admission = Admission::new(1);
-        let missing = with_id("x", Signature::Missing);
-        let wrong = Request {
-            signature: Signature::Wrong,
-            ..with_ticket("ours")
-        };
-        for (request, expected) in [(missing, "signature_missing"), (wrong, "signature_wrong")] {
-            let outcome = admission.decide(&request, RULES, &directory(), NOW);
-            assert_eq!(code(outcome), (403, expected));
-        }
-        // The refused ticket was not spent.
-        assert!(
-            admission
-                .decide(&with_ticket("ours"), RULES, &directory(), NOW)
-                .is_ok()
-        );
-    }
-
-    #[test]
-    fn a_ticket_names_its_call_and_is_good_once() {
-        let mut admission = Admission::new(1);
-        let grant = admission
-            .decide(&with_ticket("ours"), RULES, &directory(), NOW)
-            .unwrap();
-        assert_eq!(grant.call_id, CallId::new("ours"));
-        assert_eq!(grant.expected_call_sid, CallSid::new("CA1"));
-        let again = admission.decide(&with_ticket("ours"), RULES, &directory(), NOW);
-        assert_eq!(code(again), (403, "ticket_reused"));
-    }
-
-    #[test]
-    fn tickets_of_unknown_or_expired_calls_and_bad_ones_are_refused() {
-        let mut admission = Admission::new(1);
-        for call in ["late", "never"] {
-            let outcome = admission.decide(&with_ticket(call), RULES, &directory(), NOW);
-            assert_eq!(code(outcome), (403, "ticket_unknown"), "{call}");
-        }
-        for (error, expected) in [
-            (TicketError::Shape, "ticket_shape"),
-            (TicketError::Signature, "ticket_forged"),
-            (TicketError::Expired, "ticket_expired"),
-        ] {
-            let bad = Request {
-                ticket: Some(Err(error)),
-                ..with_id("x", Signature::NotNeeded)
-            };
-            let outcome = admission.decide(&bad, RULES, &directory(), NOW);
-            assert_eq!(code(outcome), (403, expected));
-        }
-        assert_eq!(admission.live(), 0);
-    }
-
-    #[test]
-    fn a_full_house_does_not_spend_the_ticket() {
-        let mut admission = Admission::new(1);
-        let rules = Rules {
-            calls_max: 0,
-            ..RULES
-        };
-        let outcome = admission.decide(&with_ticket("ours"), rules, &directory(), NOW);
-        assert_eq!(outcome.unwrap_err().retry_after, Some(RETRY_AFTER_SECS));
-        assert!(
-            admission
-                .decide(&with_ticket("ours"), RULES, &directory(), NOW)
-                .is_ok()
-        );
-    }
-
-    #[test]
-    fn ids_are_found_by_ours_and_by_the_carriers() {
-        let mut admission = Admission::new(1);
-        for id in ["ours", "CA1"] {
-            let request = with_id(id, Signature::NotNeeded);
-            let grant = admission
-                .decide(&request, RULES, &directory(), NOW)
-                .unwrap();
-            assert_eq!(grant.call_id, CallId::new("ours"), "{id}");
-            assert_eq!(grant.expected_call_sid, CallSid::new("CA1"));
-            let again = admission.decide(&request, RULES, &directory(), NOW);
-            assert_eq!(code(again), (409, "call_live"), "{id}");
-            admission.release(grant.worker, grant.call_id);
-        }
-    }
-
-    #[test]
-    fn an_announced_call_needs_its_ticket_besides_the_signature() {
-        let mut admission = Admission::new(1);
-        for id in ["ours", "CA1"] {
-            let request = with_id(id, Signature::Valid);
-            let outcome = admission.decide(&request, RULES, &directory(), NOW);
-            assert_eq!(code(outcome), (403, "ticket_missing"), "{id}");
-        }
-        let outcome = admission.decide(&with_ticket("ours"), RULES, &directory(), NOW);
-        assert!(outcome.is_ok(), "the ticket is unspent");
-    }
-
-    #[test]
-    fn strangers_are_a_matter_of_policy() {
-        for (unknown_call, granted) in [
-            (UnknownCall::Create, true),
-            (UnknownCall::Debug, true),
-            (UnknownCall::Reject, false),
-        ] {
-            let mut admission = Admission::new(1);
-            let rules = Rules {
-                calls_max: 10,
-                unknown_call,
-            };
-            for id in ["stranger", "late", "CA2"] {
-                let request = with_id(id, Signature::Valid);
-                let outcome = admission.decide(&request, rules, &directory(), NOW);
-                assert!(outcome.is_err() || outcome.is_ok_and(|grant| grant.is_unknown));
-                assert_eq!(outcome.is_ok(), granted, "{id} {unknown_call:?}");
-                if let Err(refusal) = outcome {
-                    assert_eq!((refusal.status, refusal.code), (404, "unknown_call"));
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn places_are_counted_given_back_and_spread() {
-        let mut admission = Admission::new(3);
-        let request = Request {
-            id: None,
-            ..with_id("", Signature::NotNeeded)
-        };
-        let mut workers = Vec::new();
-        for _ in 0..3 {
-            workers.push(
-                admission
-                    .decide(&request, RULES, &directory(), NOW)
-                    .unwrap()
-                    .worker
-                    .0,
-            );
-        }
-        assert_eq!(workers, [0, 1, 2]);
-        let full = admission.decide(&request, RULES, &directory(), NOW);
-        assert_eq!(code(full), (503, "calls_max"));
-        admission.release(WorkerId(1), None);
-        admission.release(WorkerId(9), None);
-        let grant = admission
-            .decide(&request, RULES, &directory(), NOW)
-            .unwrap();
-        assert_eq!(grant.worker, WorkerId(1));
-        assert_eq!(admission.live(), 3);
-    }
-
-    #[test]
-    fn draining_refuses_whoever_says_so() {
-        let request = with_id("x", Signature::NotNeeded);
-        let mut admission = Admission::new(1);
-        let mut draining = directory();
-        draining.draining = true;
-        let outcome = admission.decide(&request, RULES, &draining, NOW);
-        assert_eq!(code(outcome), (503, "draining"));
-        admission.drain();
-        let outcome = admission.decide(&request, RULES, &directory(), NOW);
-        assert_eq!(code(outcome), (503, "draining"));
-    }
-
-    #[test]
-    fn spent_tickets_are_bounded_and_forgotten_after_their_life() {
-        let mut admission = Admission::new(1);
-        let ticket = |i: usize, expires_unix_ms| Ticket {
-            call_id: CallId::new("ours").unwrap(),
-            expires_unix_ms,
-            mac: (i as u128).to_be_bytes(),
-        };
-        for i in 0..SPENT_MAX {
-            admission.spend(&ticket(i, NOW + 10), NOW).unwrap();
-        }
-        let refusal = admission
-            .spend(&ticket(SPENT_MAX, NOW + 10), NOW)
-            .unwrap_err();
-        assert_eq!(refusal.code, "tickets_max");
-        admission
-            .spend(&ticket(SPENT_MAX, NOW + 20), NOW + 10)
-            .unwrap();
-        assert_eq!(admission.spent.len(), 1);
-    }
-}
+mod tests;

@@ -135,6 +135,8 @@ pub(super) struct Conn {
     /// The peer.
     pub(super) peer: Option<SocketAddr>,
     ended: bool,
+    /// The descriptor that whoever gets the connection will have, once there is one.
+    duplicate: Option<OwnedFd>,
 }
 
 impl Drop for Conn {
@@ -158,6 +160,7 @@ impl Conn {
             lent: Vec::new(),
             peer,
             ended: false,
+            duplicate: None,
         }
     }
 
@@ -298,10 +301,19 @@ impl Conn {
         }
     }
 
+    /// Makes sure that the connection can be given away, before the peer is told so: descriptors may be used up.
+    pub(super) fn prepare_hand_over(&mut self) -> io::Result<()> {
+        self.duplicate = Some(duplicate(&self.socket.0)?);
+        Ok(())
+    }
+
     /// Gives the connection away. No ring operation is under way, since each is awaited where it is made;
     /// the descriptor is duplicated and the desk's own closed.
     pub(super) fn into_established(mut self) -> io::Result<Established> {
-        let fd = duplicate(&self.socket.0)?;
+        let fd = match self.duplicate.take() {
+            Some(fd) => fd,
+            None => duplicate(&self.socket.0)?,
+        };
         Ok(Established {
             fd,
             tls: self.tls.take(),

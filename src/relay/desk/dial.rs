@@ -69,6 +69,13 @@ pub enum DialError {
     Cancelled,
 }
 
+/// What says that there is no money left: trying again changes nothing (reference, error codes).
+const QUOTA: [&str; 3] = [
+    "insufficient_quota",
+    "credit_balance_exhausted",
+    "billing_hard_limit_reached",
+];
+
 /// An answer other than 101.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Refused {
@@ -83,12 +90,12 @@ pub struct Refused {
 impl Refused {
     /// The account's quota is used up: trying again changes nothing (the status alone, 429, does not say so).
     pub fn is_quota(&self) -> bool {
-        self.code == "insufficient_quota"
+        QUOTA.contains(&self.code.as_str())
     }
 
     /// The key is at fault, so another key may do better.
     fn is_about_the_key(&self) -> bool {
-        matches!(self.status, 401 | 429)
+        matches!(self.status, 401 | 429) || self.is_quota()
     }
 }
 
@@ -103,8 +110,8 @@ impl DialError {
             | Self::Closed => true,
             Self::Tls(_) | Self::Head(_) | Self::Upgrade(_) | Self::Cancelled => false,
             Self::Status(refused) => match refused.status {
-                429 => !refused.is_quota(),
-                status => matches!(status, 408 | 500 | 502 | 503 | 504),
+                _ if refused.is_quota() => false,
+                status => matches!(status, 408 | 429 | 500 | 502 | 503 | 504),
             },
         }
     }
@@ -122,10 +129,10 @@ impl DialError {
             Self::Upgrade(_) => "upgrade",
             Self::Cancelled => "cancelled",
             Self::Status(refused) => match refused.status {
+                _ if refused.is_quota() => "quota",
                 401 => "status_401",
                 403 => "status_403",
                 404 => "status_404",
-                429 if refused.is_quota() => "quota",
                 429 => "status_429",
                 400..=499 => "status_4xx",
                 500..=599 => "status_5xx",
@@ -340,13 +347,14 @@ fn judge(bytes: &[u8], key: &[u8; 16]) -> Result<Judged, DialError> {
     }
 }
 
-/// `error.code`, else `error.type`, of a JSON body; printable and short.
+/// `error.code`, else `error.type`, of a JSON body; printable and short. The money is named by either.
 fn error_code(body: &[u8]) -> String {
     let Ok(value) = serde_json::from_slice::<serde_json::Value>(body) else {
         return String::new();
     };
     let error = &value["error"];
-    let code = error["code"].as_str().or_else(|| error["type"].as_str());
+    let [code, kind] = ["code", "type"].map(|name| error[name].as_str());
+    let code = kind.filter(|kind| QUOTA.contains(kind)).or(code).or(kind);
     code.unwrap_or_default()
         .chars()
         .filter(char::is_ascii_graphic)
@@ -419,6 +427,7 @@ pub(super) struct Asked {
     pub(super) slot: SlotKey,
     pub(super) call_id: CallId,
     pub(super) leg: Leg,
+    pub(super) dial: u32,
     pub(super) once: bool,
 }
 
@@ -429,6 +438,7 @@ pub(super) async fn run(desk: Rc<Desk>, asked: Asked) {
         slot,
         call_id,
         leg,
+        dial,
         once,
     } = asked;
     let cancel = Rc::new(Cancel::default());
@@ -460,6 +470,7 @@ pub(super) async fn run(desk: Rc<Desk>, asked: Asked) {
     let order = ToWorker::Upstream {
         slot,
         leg,
+        dial,
         outcome: outcome.map(Box::new).map_err(|error| DialFailure {
             text: error.to_string(),
             retry: error.may_retry(),

@@ -136,7 +136,7 @@ pub(super) async fn predial(desk: Rc<Desk>, call_id: CallId) {
     let cancel = Rc::new(Cancel::default());
     let worker = {
         let mut calls = desk.early.0.borrow_mut();
-        let mut admission = desk.admission.borrow_mut();
+        let mut admission = desk.admission_now();
         // More than there may be calls would be for nobody.
         if calls.len() >= desk.config.relay.calls_max
             || calls.contains_key(&call_id)
@@ -196,6 +196,7 @@ fn hand_on(
     let order = ToWorker::Idle {
         upstream: Box::new(upstream),
         call_id: Some(call_id),
+        endpoint: desk.targets.borrow().endpoint_of(call_id),
         life: TICKET_LIFE,
     };
     super::warm::send_idle(desk, worker, order)

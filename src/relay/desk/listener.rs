@@ -279,7 +279,9 @@ async fn serve(desk: Rc<Desk>, stranger: Stranger, socket: TcpStream, peer: Sock
         Door::Echo(accept) => to_echo(&desk, conn, len, &accept, stranger).await,
         Door::Stream(request) => match admit(&desk, &request, Some(peer)) {
             Err(answer) => refuse(&desk, conn, answer, peer).await,
-            Ok(admitted) => to_worker(&desk, conn, len, &request.accept, admitted, stranger).await,
+            Ok(admitted) => {
+                to_worker(&desk, conn, peer, len, &request.accept, admitted, stranger).await
+            }
         },
     }
 }
@@ -317,7 +319,17 @@ async fn refuse_request(desk: &Desk, conn: Conn, refusal: Refusal, peer: SocketA
     conn.say_goodbye(&answer).await;
 }
 
-async fn to_control(desk: &Desk, conn: Conn, peer: SocketAddr, stranger: Stranger) {
+/// What a peer is told whose connection can't be given away.
+fn no_descriptors(desk: &Desk, error: &io::Error) -> Refusal {
+    lost_at_hand_over(desk, error);
+    Refusal::busy("descriptors", "no descriptors are left")
+}
+
+async fn to_control(desk: &Desk, mut conn: Conn, peer: SocketAddr, stranger: Stranger) {
+    if let Err(error) = conn.prepare_hand_over() {
+        let refusal = no_descriptors(desk, &error);
+        return refuse_request(desk, conn, refusal, peer).await;
+    }
     match desk.http.try_reserve() {
         Ok(permit) => match conn.into_established() {
             // The head goes along as it came: control's own server parses it again.
@@ -365,11 +377,17 @@ async fn to_echo(desk: &Desk, mut conn: Conn, len: usize, accept: &Accept, stran
 async fn to_worker(
     desk: &Rc<Desk>,
     mut conn: Conn,
+    peer: SocketAddr,
     len: usize,
     accept: &Accept,
     admitted: Admitted,
     stranger: Stranger,
 ) {
+    if let Err(error) = conn.prepare_hand_over() {
+        drop(admitted);
+        let refusal = no_descriptors(desk, &error);
+        return refuse(desk, conn, refusal.into(), peer).await;
+    }
     // A failure here gives the place back by dropping `admitted`.
     if conn.set_leg_options(true).is_err() || !answer_101(&mut conn, len, accept).await {
         return desk.meter.lost("answer");
@@ -429,8 +447,7 @@ fn admit(
         unknown_call: desk.config.carrier.unknown_call,
     };
     let grant = desk
-        .admission
-        .borrow_mut()
+        .admission_now()
         .decide(&asked, rules, &directory, now_unix_ms)?;
     let place = Place {
         desk: desk.clone(),

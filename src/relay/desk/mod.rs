@@ -18,7 +18,7 @@ mod warm;
 use crate::base::id::{CallId, WorkerId};
 use crate::base::limit::{HEAD_DEADLINE, TLS_ACCEPT_DEADLINE};
 use crate::base::time::Clock as _;
-use crate::bus::command::{DeskInbox, ToDesk, WorkerSender};
+use crate::bus::command::{DeskInbox, IdleEnd, ToDesk, WorkerSender};
 use crate::bus::directory::SharedDirectory;
 use crate::bus::report::HttpSender;
 use crate::config::Config;
@@ -30,7 +30,7 @@ use admit::Admission;
 use conn::Sockets;
 use dial::Dials;
 use listener::{Admitted, Strangers};
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, RefCell, RefMut};
 use std::collections::HashMap;
 use std::future::Future;
 use std::io;
@@ -105,6 +105,15 @@ struct Desk {
 }
 
 impl Desk {
+    /// Admission, with what the workers last said of themselves.
+    fn admission_now(&self) -> RefMut<'_, Admission> {
+        let mut admission = self.admission.borrow_mut();
+        for (worker, sender) in self.workers.iter().enumerate() {
+            admission.set_load(worker, sender.load());
+        }
+        admission
+    }
+
     /// The same form as control's, and never the same id.
     fn next_request_id(&self) -> String {
         let number = self.requests.replace(self.requests.get() + 1);
@@ -302,6 +311,7 @@ async fn run(desk: Rc<Desk>, mut inbox: DeskInbox, listeners: Vec<TcpListener>) 
                 slot,
                 call_id,
                 leg,
+                dial,
                 once,
             } => {
                 let asked = dial::Asked {
@@ -309,6 +319,7 @@ async fn run(desk: Rc<Desk>, mut inbox: DeskInbox, listeners: Vec<TcpListener>) 
                     slot,
                     call_id,
                     leg,
+                    dial,
                     once,
                 };
                 spawn(dial::run(desk.clone(), asked));
@@ -332,12 +343,23 @@ async fn run(desk: Rc<Desk>, mut inbox: DeskInbox, listeners: Vec<TcpListener>) 
             ToDesk::IdleOver {
                 worker,
                 call_id,
+                endpoint,
+                taken_by,
                 how,
                 age,
-            } => match call_id {
-                Some(call_id) => early::on_over(&desk, call_id),
-                None => desk.warm.on_over(worker, how, age),
-            },
+            } => {
+                if let Some(call_id) = taken_by {
+                    desk.targets.borrow_mut().taken(endpoint, call_id);
+                }
+                if how == IdleEnd::Lost && age < warm::YOUNG {
+                    let now = tokio::time::Instant::now();
+                    desk.targets.borrow_mut().lost_early(endpoint, now);
+                }
+                match call_id {
+                    Some(call_id) => early::on_over(&desk, call_id),
+                    None => desk.warm.on_over(worker, how, age),
+                }
+            }
             ToDesk::Ended { worker, call_id } => {
                 early::forget(&desk, call_id);
                 desk.admission.borrow_mut().release(worker, Some(call_id));

@@ -101,6 +101,32 @@ impl Targets {
     /// An attempt succeeded, for this call.
     pub(super) fn gave(&mut self, at: usize, call_id: CallId) {
         self.all[at].failed_until = None;
+        self.note(at, call_id);
+    }
+
+    /// The endpoint, by number, that was given last under this name.
+    pub(super) fn endpoint_of(&self, call_id: CallId) -> u16 {
+        let given = self.given.iter().rfind(|(given, _)| *given == call_id);
+        // A name that is forgotten means nobody's, and so does a number that there is none of.
+        given.map_or(u16::MAX, |(_, at)| u16::try_from(*at).unwrap_or(u16::MAX))
+    }
+
+    /// A call has a connection to this endpoint that was dialled under another name.
+    pub(super) fn taken(&mut self, endpoint: u16, call_id: CallId) {
+        let at = usize::from(endpoint);
+        if at < self.all.len() {
+            self.note(at, call_id);
+        }
+    }
+
+    /// A connection to this endpoint was lost before anybody had any use of it.
+    pub(super) fn lost_early(&mut self, endpoint: u16, now: Instant) {
+        if let Some(target) = self.all.get_mut(usize::from(endpoint)) {
+            target.failed_until = Some(now + ENDPOINT_PAUSE);
+        }
+    }
+
+    fn note(&mut self, at: usize, call_id: CallId) {
         if self.given.len() == GIVEN_MAX {
             self.given.pop_front();
         }
@@ -298,5 +324,25 @@ mod tests {
             targets.gave(0, call(n));
         }
         assert_eq!(targets.given.len(), GIVEN_MAX);
+    }
+
+    #[test]
+    fn an_endpoint_is_known_by_whoever_took_its_connection_and_by_a_number() {
+        let (mut targets, now) = (targets(&[1, 1]), Instant::now());
+        let [warm, call] = ["warm", "call"].map(|name| CallId::new(name).expect("short"));
+        targets.gave(1, warm);
+        let number = targets.endpoint_of(warm);
+        assert_eq!((number, targets.endpoint_of(call)), (1, u16::MAX));
+        assert!(targets.distrust(call, now).is_none());
+        targets.taken(number, call);
+        assert!(targets.distrust(call, now).is_some());
+        assert_eq!(targets.all[1].failed_until, Some(now + ENDPOINT_PAUSE));
+        assert_eq!(targets.all[0].failed_until, None);
+        targets.lost_early(0, now);
+        assert_eq!(targets.all[0].failed_until, Some(now + ENDPOINT_PAUSE));
+        // A number that there is none of is nobody's.
+        targets.lost_early(u16::MAX, now);
+        targets.taken(u16::MAX, call);
+        assert_eq!(targets.endpoint_of(call), 1);
     }
 }

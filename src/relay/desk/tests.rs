@@ -48,6 +48,7 @@ fn loopback_config() -> Config {
             temperature: None,
             api_keys: Vec::new(),
             endpoints: Vec::new(),
+            prices: Default::default(),
             predial: true,
             warm_pool: 0,
             warm_max_age: Duration::from_secs(300),
@@ -60,6 +61,7 @@ fn loopback_config() -> Config {
             workers: 2,
             calls_max: 100,
             drain: Duration::ZERO,
+            ..Config::default().relay
         },
         store: config::Store {
             dir: PathBuf::new(),

@@ -25,7 +25,7 @@ const WAIT_MAX: Duration = Duration::from_secs(30);
 /// After a refusal that lasts.
 const REFUSED_WAIT: Duration = Duration::from_secs(60);
 /// A connection that the model ends before this age was never any good.
-const YOUNG: Duration = Duration::from_secs(30);
+pub(super) const YOUNG: Duration = Duration::from_secs(30);
 /// So long without a failure and the count of them begins anew.
 const FORGIVEN: Duration = Duration::from_secs(60);
 
@@ -231,6 +231,8 @@ async fn dial(desk: Rc<Desk>, worker: WorkerId) {
             let order = ToWorker::Idle {
                 upstream: Box::new(upstream),
                 call_id: None,
+                // Nothing was awaited since it was given: the latest of this name.
+                endpoint: desk.targets.borrow().endpoint_of(name),
                 life: life(desk.config.realtime.warm_max_age),
             };
             // Before the worker can say that it is over.

@@ -14,6 +14,9 @@ use std::sync::atomic::{AtomicU16, Ordering};
 
 const PAGE: usize = 4096;
 
+/// Buffers that a group lends at first.
+const LENT_FIRST: u16 = 128;
+
 /// One allocation with a stated alignment, freed when dropped.
 struct Region {
     start: NonNull<u8>,
@@ -52,6 +55,9 @@ pub(super) struct BufferGroup {
     memory: Region,
     /// Our end of the ring, modulo 2^16.
     tail: u16,
+    /// Buffers from here on were never lent: with fewer in turn, those that are stay in the core's cache, and the rest costs
+    /// no memory until a burst needs it.
+    spare: u16,
     /// Which buffers are ours: guards against a completion that names one twice.
     ours: Vec<bool>,
     /// How many are lent.
@@ -59,7 +65,7 @@ pub(super) struct BufferGroup {
 }
 
 impl BufferGroup {
-    /// `count` (a power of two) buffers of `size` bytes, all lent.
+    /// `count` (a power of two) buffers of `size` bytes, `LENT_FIRST` of them lent.
     pub(super) fn new(id: u16, count: u16, size: usize) -> io::Result<Self> {
         assert!(
             count.is_power_of_two() && size > 0,
@@ -72,13 +78,26 @@ impl BufferGroup {
             entries: Region::new(usize::from(count) * size_of::<types::BufRingEntry>()),
             memory: Region::new(usize::from(count) * size),
             tail: 0,
+            spare: 0,
             ours: vec![true; usize::from(count)],
             lent: 0,
         };
-        for index in 0..count {
-            group.give_back(index);
-        }
+        group.lend_more(LENT_FIRST);
         Ok(group)
+    }
+
+    /// Lends so many more than ever before, as far as there are any. Whether there were.
+    fn lend_more(&mut self, more: u16) -> bool {
+        let until = self.count.min(self.spare.saturating_add(more));
+        for index in self.spare..until {
+            self.give_back(index);
+        }
+        std::mem::replace(&mut self.spare, until) < until
+    }
+
+    /// The kernel found none: lends twice as many from now on. `false`: all were lent already.
+    pub(super) fn exhausted(&mut self) -> bool {
+        self.lend_more(self.spare)
     }
 
     /// Registers the group with a ring. The group must outlive the ring's use of it (see `ring::Ring`).
@@ -134,50 +153,81 @@ impl BufferGroup {
     }
 }
 
-/// Names a send slot.
+/// Names a send slot: its number, and at the top whether it is a large one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct SlotId(u32);
 
-/// Buffers for sends: one per leg with a send in flight, kept and reused, never returned to the allocator.
+const LARGE: u32 = 1 << 31;
+
+/// Buffers for sends: one per leg with a send in flight, kept and reused, never returned to the allocator. Of two sizes,
+/// since nearly every send is a frame or two, and a burst of every leg of a full worker needs a slot for each.
 #[derive(Default)]
 pub(super) struct SendSlots {
+    small: Slots,
+    large: Slots,
+}
+
+#[derive(Default)]
+struct Slots {
     // Boxed, so that a slot's bytes stay where they are when the list grows.
     all: Vec<Box<[u8]>>,
-    free: Vec<SlotId>,
+    free: Vec<u32>,
+}
+
+impl Slots {
+    fn take(&mut self, bytes: usize) -> u32 {
+        self.free.pop().unwrap_or_else(|| {
+            self.all.push(vec![0; bytes].into_boxed_slice());
+            self.free.reserve(self.all.len());
+            self.all.len() as u32 - 1
+        })
+    }
 }
 
 impl SendSlots {
-    /// Bytes in a slot: `limit::SEND_BYTES_MAX` of plaintext, sealed.
-    pub(super) const BYTES: usize = Tls::sealed_len_max(limit::SEND_BYTES_MAX);
+    /// Bytes in a small slot: two frames of 20 ms, sealed.
+    const SMALL_BYTES: usize = 1024;
+    /// Bytes in a large slot: `limit::SEND_BYTES_MAX` of plaintext, sealed.
+    const LARGE_BYTES: usize = Tls::sealed_len_max(limit::SEND_BYTES_MAX);
 
-    /// A free slot; a new one when all are lent.
-    pub(super) fn take(&mut self) -> SlotId {
-        self.free.pop().unwrap_or_else(|| {
-            self.all.push(vec![0; Self::BYTES].into_boxed_slice());
-            self.free.reserve(self.all.len());
-            SlotId(self.all.len() as u32 - 1)
-        })
+    fn slots(&mut self, slot: SlotId) -> (&mut Slots, usize) {
+        match slot.0 & LARGE {
+            0 => (&mut self.small, slot.0 as usize),
+            _ => (&mut self.large, (slot.0 & !LARGE) as usize),
+        }
+    }
+
+    /// A free slot of at least `bytes`, or the largest; a new one when all are lent.
+    pub(super) fn take(&mut self, bytes: usize) -> SlotId {
+        match bytes <= Self::SMALL_BYTES {
+            true => SlotId(self.small.take(Self::SMALL_BYTES)),
+            false => SlotId(self.large.take(Self::LARGE_BYTES) | LARGE),
+        }
     }
 
     /// A slot's bytes, to be filled. Must not be called while the slot is in a send.
     pub(super) fn bytes_mut(&mut self, slot: SlotId) -> &mut [u8] {
-        &mut self.all[slot.0 as usize]
+        let (slots, at) = self.slots(slot);
+        &mut slots.all[at]
     }
 
     /// A slot's bytes.
-    pub(super) fn bytes(&self, slot: SlotId) -> &[u8] {
-        &self.all[slot.0 as usize]
+    pub(super) fn bytes(&mut self, slot: SlotId) -> &[u8] {
+        self.bytes_mut(slot)
     }
 
     /// The send is over.
     pub(super) fn give_back(&mut self, slot: SlotId) {
-        debug_assert!(!self.free.contains(&slot), "a slot comes home once");
-        self.free.push(slot);
+        let (slots, at) = self.slots(slot);
+        let at = at as u32;
+        debug_assert!(!slots.free.contains(&at), "a slot comes home once");
+        slots.free.push(at);
     }
 
     /// Slots in sends now.
     pub(super) fn lent(&self) -> usize {
-        self.all.len() - self.free.len()
+        let lent = |slots: &Slots| slots.all.len() - slots.free.len();
+        lent(&self.small) + lent(&self.large)
     }
 }
 
@@ -188,13 +238,28 @@ mod tests {
     #[test]
     fn a_slot_that_came_home_is_used_again() {
         let mut slots = SendSlots::default();
-        let (a, b) = (slots.take(), slots.take());
+        let (a, b) = (slots.take(300), slots.take(1024));
         assert_ne!(a, b);
         slots.bytes_mut(a)[0] = 7;
         slots.give_back(a);
         assert_eq!(slots.lent(), 1);
-        assert_eq!(slots.take(), a);
+        assert_eq!(slots.take(1), a);
         assert_eq!(slots.bytes(a)[0], 7);
+        let large = slots.take(limit::SEND_BYTES_MAX);
+        assert!(slots.bytes(large).len() >= Tls::sealed_len_max(limit::SEND_BYTES_MAX));
+        slots.give_back(large);
+        assert_eq!(slots.lent(), 2);
+        assert_eq!(slots.take(1025), large);
+    }
+
+    #[test]
+    fn a_group_lends_more_when_the_kernel_finds_none_and_never_more_than_it_has() {
+        let mut group = BufferGroup::new(0, 512, 64).expect("memory");
+        assert_eq!(group.lent, 128);
+        assert!(group.exhausted() && group.exhausted());
+        assert_eq!(group.lent, 512);
+        assert!(!group.exhausted());
+        assert_eq!(group.lent, 512);
     }
 
     #[test]

@@ -104,8 +104,8 @@ impl Shared {
         };
         self.stats.idle_dropped += upstream.take_dropped();
         if let Some(how) = upstream.poll_end() {
-            let (purpose, age) = (upstream.purpose(), upstream.age(self.now));
-            self.on_idle_end(life.key, purpose, how, age);
+            let (origin, age) = (upstream.origin(), upstream.age(self.now));
+            self.on_idle_end(life.key, origin, None, how, age);
         }
     }
 
@@ -116,19 +116,29 @@ impl Shared {
         {
             self.on_idle_end(
                 life.key,
-                upstream.purpose(),
+                upstream.origin(),
+                None,
                 IdleEnd::Lost,
                 upstream.age(self.now),
             );
         }
     }
 
-    fn on_idle_end(&mut self, key: SlotKey, call_id: Option<CallId>, how: IdleEnd, age: Duration) {
+    fn on_idle_end(
+        &mut self,
+        key: SlotKey,
+        (call_id, endpoint): (Option<CallId>, u16),
+        taken_by: Option<CallId>,
+        how: IdleEnd,
+        age: Duration,
+    ) {
         self.idles.forget(key, call_id);
         self.stats.idle_ends[usize::from(call_id.is_none())][how as usize] += 1;
         self.tell_desk(ToDesk::IdleOver {
             worker: self.id,
             call_id,
+            endpoint,
+            taken_by,
             how,
             age,
         });
@@ -141,6 +151,7 @@ impl Worker {
         &mut self,
         upstream: Established,
         call_id: Option<CallId>,
+        endpoint: u16,
         life: Duration,
     ) {
         if let Some(call_id) = call_id
@@ -155,14 +166,24 @@ impl Worker {
                 call_id,
                 leg: Leg::Realtime,
             };
-            self.shared
-                .on_idle_end(slot, Some(call_id), IdleEnd::Adopted, Duration::ZERO);
+            self.shared.on_idle_end(
+                slot,
+                (Some(call_id), endpoint),
+                None,
+                IdleEnd::Adopted,
+                Duration::ZERO,
+            );
             self.adopt(wanted, leg, Vec::new(), ciphertext);
             return;
         }
         let name = call_id.unwrap_or_else(|| CallId::new("warm").expect("short"));
         let now = self.shared.now;
-        let driver = Driver::Idle(Box::new(Upstream::new(call_id, life, entropy(), now)));
+        let driver = Driver::Idle(Box::new(Upstream::new(
+            (call_id, endpoint),
+            life,
+            entropy(),
+            now,
+        )));
         let life = self.table.insert(name, driver);
         // It is no call: nothing of it is reported as one.
         life.reported_end = true;
@@ -223,6 +244,13 @@ impl Worker {
 
     /// The connection that was dialled for the call, else the oldest warm one, else the desk's.
     fn place(&mut self, wanted: Wanted) -> io::Result<()> {
+        let caller = self.table.find(wanted.slot);
+        let Some(dial) = caller
+            .filter(|life| life.dialling && !life.reported_end)
+            .map(|life| life.dials)
+        else {
+            return Ok(()); // It has ended since, and nobody would take its dial back.
+        };
         let idles = &self.shared.idles;
         let own = idles.early.get(&wanted.call_id).copied();
         let candidates: Vec<SlotKey> = own.into_iter().chain(idles.warm.iter().copied()).collect();
@@ -246,6 +274,8 @@ impl Worker {
             }
             leg.paused_until = Some(self.shared.now.mono + limit::UPSTREAM_DEADLINE);
             if leg.receiving {
+                // Whatever becomes of the call: how this receive ends says nothing of the connection.
+                leg.cancelling = true;
                 self.shared.ring.cancel_receive(Life::leg_key(key, PLACE))?;
             }
             self.shared.idles.forget(key, purpose);
@@ -263,6 +293,7 @@ impl Worker {
             slot: wanted.slot,
             call_id: wanted.call_id,
             leg: wanted.leg,
+            dial,
             once: false,
         });
         Ok(())
@@ -301,13 +332,16 @@ impl Worker {
             self.serve(key)?;
             return self.want_again(wanted, is_wanted);
         }
-        let (purpose, age) = (upstream.purpose(), upstream.age(self.shared.now));
+        let (origin, age) = (upstream.origin(), upstream.age(self.shared.now));
+        let (purpose, _) = origin;
         let leg = life.legs[index_of(PLACE)].take().expect("just seen");
         let driver = std::mem::replace(&mut life.driver, Driver::Dead);
         self.shared.grown_bytes -= leg.grown_bytes;
         self.shared.idles.lives -= 1;
         self.table.remove(key);
-        self.shared.on_idle_end(key, purpose, IdleEnd::Adopted, age);
+        let taken_by = purpose.is_none().then_some(wanted.call_id);
+        self.shared
+            .on_idle_end(key, origin, taken_by, IdleEnd::Adopted, age);
         if purpose.is_none() {
             // What the desk may still be dialling for this call is not needed.
             let call_id = wanted.call_id;

@@ -9,14 +9,16 @@
 use super::buffer::SlotId;
 use super::{CARRIER_BYTES_PER_TICK, TICK};
 use crate::base::time::Mono;
+use crate::telemetry::allocation::apart;
 use crate::transport::Established;
 use crate::transport::tls::{Tls, TlsError};
 use socket2::SockRef;
 use std::net::Shutdown;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
-/// Carry buffers above this are not kept for the next use.
+/// Carry buffers above this are not kept for the next use, nor more of them than this.
 const CARRY_KEPT_BYTES: usize = 64 * 1024;
+const CARRY_KEPT: usize = 64;
 
 /// Where a leg is on its way out.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -79,10 +81,14 @@ pub(super) struct LegState {
     close_notify_sent: bool,
     /// A receive is armed.
     pub(super) receiving: bool,
+    /// And is being cancelled.
+    pub(super) cancelling: bool,
     pub(super) sending: Option<Sending>,
     pub(super) phase: Phase,
     /// The peer has ended its side: nothing more is received, what is queued may still go.
     pub(super) eof: bool,
+    /// Since when something has waited for the send in flight.
+    pub(super) waiting_since: Option<Mono>,
     /// Not read until then: it brought too much at once.
     pub(super) paused_until: Option<Mono>,
     /// What it holds beyond its ordinary buffers, as last counted.
@@ -113,7 +119,8 @@ impl CarryPool {
         carry.clear();
         if carry.capacity() > 0 {
             let carry = std::mem::take(carry);
-            if carry.capacity() <= CARRY_KEPT_BYTES {
+            // Every connection brings one of its own from the desk: without a bound each call would leave some here.
+            if carry.capacity() <= CARRY_KEPT_BYTES && self.0.len() < CARRY_KEPT {
                 self.0.push(carry);
             }
         }
@@ -134,13 +141,20 @@ impl LegState {
             fd,
             tls,
             cipher: Vec::new(),
-            plain: plaintext,
+            // What the desk read the upgrade into is too large to be kept for nothing.
+            plain: if plaintext.is_empty() {
+                Vec::new()
+            } else {
+                plaintext
+            },
             tls_out: Vec::new(),
             close_notify_sent: false,
             receiving: false,
+            cancelling: false,
             sending: None,
             phase: Phase::Open,
             eof: false,
+            waiting_since: None,
             paused_until: None,
             grown_bytes: 0,
             counted_since: Mono::default(),
@@ -211,12 +225,12 @@ impl LegState {
         scratch.clear();
         let tls = self.tls.as_mut().expect("only called on a TLS leg");
         if self.cipher.is_empty() {
-            let opened = tls.open(bytes, scratch, &mut self.tls_out)?;
+            let opened = apart(|| tls.open(bytes, scratch, &mut self.tls_out))?;
             pool.fill(&mut self.cipher, &bytes[opened.consumed..]);
             Ok(opened.peer_closed)
         } else {
             self.cipher.extend_from_slice(bytes);
-            let opened = tls.open(&mut self.cipher, scratch, &mut self.tls_out)?;
+            let opened = apart(|| tls.open(&mut self.cipher, scratch, &mut self.tls_out))?;
             if opened.consumed == self.cipher.len() {
                 pool.empty(&mut self.cipher);
             } else {
@@ -257,6 +271,11 @@ impl LegState {
         !self.tls_out.is_empty()
     }
 
+    /// How many bytes of it.
+    pub(super) fn tls_out_len(&self) -> usize {
+        self.tls_out.len()
+    }
+
     /// Moves TLS's own records into a send slot; returns how many bytes.
     pub(super) fn take_tls_out(&mut self, slot: &mut [u8]) -> usize {
         let n = self.tls_out.len().min(slot.len());
@@ -268,7 +287,7 @@ impl LegState {
     /// Writes `plain` into a send slot, sealed where there is TLS; returns the bytes on the wire.
     pub(super) fn seal(&mut self, plain: &[u8], slot: &mut [u8]) -> Result<usize, TlsError> {
         match &mut self.tls {
-            Some(tls) => tls.seal(plain, slot),
+            Some(tls) => apart(|| tls.seal(plain, slot)),
             None => {
                 slot[..plain.len()].copy_from_slice(plain);
                 Ok(plain.len())

@@ -15,10 +15,12 @@
 //! and one send per leg. A call's panic is caught here and ends that call alone; any other panic aborts.
 
 mod buffer;
+pub mod cores;
 mod deadline;
 mod echo;
 mod idle;
 mod leg;
+mod pulse;
 pub mod ring;
 mod shared;
 mod table;
@@ -34,11 +36,14 @@ use crate::bus::report::ReportSender;
 use crate::bus::tool::ToolSender;
 use crate::call::session::{Closed, Command, Session};
 use crate::call::{DialFailure, EndReason, Fact, Leg, Stats};
+use crate::telemetry::allocation;
 use crate::telemetry::meter::{WorkerMeter, WorkerStats};
 use crate::transport::clock::SystemClock;
 use deadline::Deadlines;
 use echo::Echo;
 use leg::{CarryPool, Phase, Sending};
+use pulse::Pulse;
+pub use pulse::Tuning;
 use ring::{Completion, LegKey, Ring, Tag};
 use shared::{Shared, index_of, leg_of};
 use std::collections::VecDeque;
@@ -54,13 +59,8 @@ const CARRIER_BUFFERS: (u16, usize) = (2048, 2 * 1024);
 const REALTIME_BUFFERS: (u16, usize) = (256, limit::TLS_RECORD_BYTES_MAX.next_multiple_of(1024));
 /// How often totals are published.
 const TICK: Duration = Duration::from_secs(1);
-/// Under load, how long completions are gathered: frames that come one by one then cost as little as frames that come
-/// together, and nobody hears a millisecond in a 20 ms frame. When little happens, everything is served at once.
-const GATHER: Duration = Duration::from_millis(1);
-/// Completions a second from which on they are gathered: about 50 calls.
-const GATHER_FROM: u64 = 10_000;
-/// And below which they are not any more.
-const GATHER_UNTIL: u64 = 5_000;
+/// Sends that are measured in one turn without another allocation: every leg of a full worker.
+const LEAVING: usize = 8 * 1024;
 /// What a carrier leg may bring in one tick: 130 times real time. Past it, the leg is not read until the next tick, so
 /// that a flood waits in its own socket and not in everybody's worker.
 const CARRIER_BYTES_PER_TICK: usize = 1024 * 1024;
@@ -88,6 +88,8 @@ pub struct Parts {
     pub clock: SystemClock,
     /// What its legs together may hold in grown buffers: this worker's part of `limit::GROWN_BYTES_BUDGET`.
     pub grown_bytes_max: usize,
+    /// How it is run.
+    pub tuning: Tuning,
 }
 
 /// Starts a worker's thread; returns once its ring is set up, or with the reason why it can't be.
@@ -96,6 +98,16 @@ pub fn start(parts: Parts) -> io::Result<JoinHandle<()>> {
     let thread = std::thread::Builder::new()
         .name(format!("worker-{}", parts.id.0))
         .spawn(move || {
+            if let Some(core) = parts.tuning.core
+                && let Err(error) = cores::stay(&[core])
+            {
+                // Then the kernel places it, and calls go on.
+                tracing::warn!(
+                    worker = parts.id.0,
+                    core,
+                    "a worker can't be pinned: {error}"
+                );
+            }
             // The ring belongs to the thread that made it, so it is made here.
             let worker = match Worker::new(parts) {
                 Ok(worker) => {
@@ -134,10 +146,7 @@ struct Worker {
     clock: SystemClock,
     /// Calls touched in this wake-up.
     touched: Vec<SlotKey>,
-    /// Completions are gathered for up to `GATHER` before they are served.
-    gathering: bool,
-    /// Completions since the last tick.
-    completions: u64,
+    pulse: Pulse,
     stopping: bool,
 }
 
@@ -145,6 +154,7 @@ impl Worker {
     fn new(parts: Parts) -> io::Result<Self> {
         let mut ring = Ring::new([CARRIER_BUFFERS, REALTIME_BUFFERS])?;
         ring.watch(parts.inbox.wake_fd())?;
+        let now = parts.clock.now();
         Ok(Self {
             shared: Shared {
                 id: parts.id,
@@ -158,8 +168,9 @@ impl Worker {
                 meter: WorkerMeter::new(parts.id),
                 stats: WorkerStats::default(),
                 ended: Stats::default(),
-                now: parts.clock.now(),
+                now,
                 starved: Vec::new(),
+                leaving: Vec::with_capacity(LEAVING),
                 grown_bytes: 0,
                 idles: idle::Idles::default(),
                 grown_bytes_max: parts.grown_bytes_max,
@@ -169,8 +180,7 @@ impl Worker {
             inbox: parts.inbox,
             clock: parts.clock,
             touched: Vec::new(),
-            gathering: false,
-            completions: 0,
+            pulse: Pulse::new(parts.id, parts.tuning, now.mono),
             stopping: false,
         })
     }
@@ -183,12 +193,17 @@ impl Worker {
                 .deadlines
                 .next()
                 .map_or(next_tick, |at| at.min(next_tick));
-            let gather = self.gathering.then_some(GATHER);
+            let due = self.pulse.bound(due);
+            self.note_leaving();
+            let gather = self.pulse.gather();
             let timeout = due.since(self.shared.now.mono);
             self.shared.ring.wait(timeout, gather, &mut completions)?;
-            self.completions += completions.len() as u64;
             self.shared.now = self.clock.now();
+            self.pulse
+                .woke(completions.len(), due, self.shared.now.mono);
             self.shared.stats.wakeups += 1;
+            self.shared.stats.completions += completions.len() as u64;
+            self.shared.stats.gathered_waits += u64::from(gather.is_some());
             for completion in completions.drain(..) {
                 match completion.tag {
                     Tag::Receive(key) => self.on_receive(key, completion)?,
@@ -215,15 +230,11 @@ impl Worker {
             self.settle_idle()?;
             self.rearm_starved()?;
             self.inbox
+                .load()
                 .set_live(self.table.len() - self.shared.idles.lives);
             self.shared.flush_desk();
             if self.shared.now.mono >= next_tick {
                 next_tick = self.shared.now.mono + TICK;
-                self.gathering = match std::mem::take(&mut self.completions) {
-                    many if many >= GATHER_FROM => true,
-                    few if few < GATHER_UNTIL => false,
-                    _ => self.gathering,
-                };
                 self.publish();
             }
             if self.stopping && self.table.is_empty() {
@@ -231,6 +242,18 @@ impl Worker {
                 debug_assert_eq!(self.shared.ring.slots().lent(), 0, "every slot is home");
                 return Ok(());
             }
+        }
+    }
+
+    /// What was put into sends in this turn is submitted by the wait that follows: how long each was with us. The clock is
+    /// read once more for it, and only where there is something to measure.
+    fn note_leaving(&mut self) {
+        if self.shared.leaving.is_empty() {
+            return;
+        }
+        let now = self.clock.now().mono;
+        for (direction, since) in self.shared.leaving.drain(..) {
+            self.pulse.left(direction, since, now);
         }
     }
 
@@ -258,8 +281,10 @@ impl Worker {
         let leg = life.legs[key.leg as usize]
             .as_mut()
             .expect("found by its key");
+        let mut was_cancelled = leg.paused_until.is_some();
         if !completion.more {
             leg.receiving = false;
+            was_cancelled |= std::mem::take(&mut leg.cancelling);
         }
         if let Ok(bytes @ 1..) = usize::try_from(completion.result)
             && which == Leg::Carrier
@@ -301,12 +326,14 @@ impl Worker {
             0 => gone = Some(Closed::Eof),
             error if error < 0 => match -error {
                 libc::ENOBUFS => {
-                    shared.stats.buffers_exhausted += 1;
+                    // Only a want of all of them is worth a count.
+                    let more = shared.ring.lend_more(key.leg);
+                    shared.stats.buffers_exhausted += u64::from(!more);
                     shared.starved.push(key);
                 }
                 libc::EINTR | libc::EAGAIN => {}
-                // We ended the receive ourselves: the leg brought too much at once.
-                libc::ECANCELED if leg_paused(life, key) => {}
+                // We ended the receive ourselves: the leg brought too much at once, or a call wanted it.
+                libc::ECANCELED if was_cancelled => {}
                 _ => gone = Some(Closed::Broken),
             },
             _ => {}
@@ -319,6 +346,10 @@ impl Worker {
             shared.on_gone(life, which, how);
         }
         Self::touch(&mut self.touched, life);
+        if life.driver.is_urgent() {
+            let slot = life.key;
+            self.hasten(slot)?;
+        }
         Ok(())
     }
 
@@ -354,6 +385,24 @@ impl Worker {
             }
         }
         Self::touch(&mut self.touched, life);
+        if life.driver.is_urgent() {
+            let slot = life.key;
+            self.hasten(slot)?;
+        }
+        Ok(())
+    }
+
+    /// An interruption does not wait for what else this wake-up brought: the call is served, and its `clear` is submitted, now.
+    /// Behind a send that is under way it goes with that one's completion.
+    fn hasten(&mut self, key: SlotKey) -> io::Result<()> {
+        let carrier = |life: &mut Life| {
+            let leg = life.legs[index_of(Leg::Carrier)].as_ref();
+            leg.is_some_and(|leg| leg.sending.is_none())
+        };
+        if self.table.find(key).is_some_and(carrier) {
+            self.serve(key)?;
+            self.shared.ring.submit()?;
+        }
         Ok(())
     }
 
@@ -407,11 +456,18 @@ impl Worker {
                 self.shared.install(life, Leg::Carrier, *leg);
                 Self::touch(&mut self.touched, life);
             }
-            ToWorker::Upstream { slot, leg, outcome } => {
-                // The call may have ended while the desk dialled, or given the dial up: then the desk closes the leg, in
-                // order.
-                let wanted = |life: &&mut Life| !life.reported_end && life.dialling;
+            ToWorker::Upstream {
+                slot,
+                leg,
+                dial,
+                outcome,
+            } => {
+                // The call may have ended while the desk dialled, or given the dial up, or have asked for another since: then
+                // the desk closes the leg, in order.
+                let wanted =
+                    |life: &&mut Life| !life.reported_end && life.dialling && life.dials == dial;
                 let Some(life) = self.table.find(slot).filter(wanted) else {
+                    self.shared.stats.dials_stale += 1;
                     if let Ok(upstream) = outcome {
                         self.shared.tell_desk(ToDesk::Discard { upstream });
                     }
@@ -447,8 +503,9 @@ impl Worker {
             ToWorker::Idle {
                 upstream,
                 call_id,
+                endpoint,
                 life,
-            } => self.on_idle(*upstream, call_id, life),
+            } => self.on_idle(*upstream, call_id, endpoint, life),
             ToWorker::DropIdle { call_id } => self.drop_idle(call_id),
             ToWorker::ToolResult { slot, result } => {
                 // The call may have ended meanwhile.
@@ -556,6 +613,13 @@ impl Worker {
                 .sum::<u64>();
         }
         stats.enters = self.shared.ring.enters;
+        let load = self.pulse.tick(self.table.len(), self.shared.now.mono);
+        self.inbox.load().set_measured(&load);
+        stats.busy_permille = u64::from(load.busy_permille);
+        stats.overloaded = u64::from(load.overload.is_some());
+        (stats.allocations, stats.tls_allocations) = allocation::of_thread();
+        let frames = sum.carrier_messages_out + sum.realtime_messages_out;
+        stats.measure_joining(frames);
         stats.buffers_free = (0..2)
             .map(|id| self.shared.ring.group(id).lent as u64)
             .sum();
@@ -569,11 +633,4 @@ fn entropy() -> [u8; 32] {
     // Without entropy no mask key is safe; the kernel has had some since early boot.
     getrandom::fill(&mut seed).expect("the kernel's random source");
     seed
-}
-
-/// Whether we stopped reading this leg for a while.
-fn leg_paused(life: &Life, key: LegKey) -> bool {
-    life.legs[key.leg as usize]
-        .as_ref()
-        .is_some_and(|leg| leg.paused_until.is_some())
 }

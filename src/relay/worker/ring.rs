@@ -163,6 +163,8 @@ pub(super) struct Ring {
     ring: IoUring,
     groups: [Option<BufferGroup>; 2],
     slots: Option<SendSlots>,
+    /// The `enters` when each group last lent more.
+    lent_more_at: [u64; 2],
     /// Operations whose last completion is still to come.
     outstanding: usize,
     /// Waiting can gather for a minimum time (6.12).
@@ -186,6 +188,7 @@ impl Ring {
             ring,
             groups: made,
             slots: Some(SendSlots::default()),
+            lent_more_at: [0; 2],
             outstanding: 0,
             enters: 0,
         })
@@ -197,6 +200,16 @@ impl Ring {
         self.groups[leg.min(1) as usize]
             .as_mut()
             .expect("made in new")
+    }
+
+    /// A leg's receive found no buffer: lends twice as many, once for all that find none in the same wait. `false`: all
+    /// were lent already.
+    pub(super) fn lend_more(&mut self, leg: u8) -> bool {
+        let (group, wait) = (usize::from(leg.min(1)), self.enters);
+        if std::mem::replace(&mut self.lent_more_at[group], wait) == wait {
+            return true;
+        }
+        self.group(leg).exhausted()
     }
 
     pub(super) fn slots(&mut self) -> &mut SendSlots {
@@ -267,6 +280,24 @@ impl Ring {
             .build()
             .user_data(Tag::Cancel.encode());
         self.push(&entry)
+    }
+
+    /// Submits what is queued, and waits for nothing.
+    pub(super) fn submit(&mut self) -> io::Result<()> {
+        self.enters += 1;
+        match self.ring.submit() {
+            Ok(_) => Ok(()),
+            // What is queued stays queued, for the next wait.
+            Err(error)
+                if matches!(
+                    error.raw_os_error(),
+                    Some(libc::EINTR | libc::EAGAIN | libc::EBUSY)
+                ) =>
+            {
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Submits what is queued, waits for a completion or until `timeout`, and appends all completions to `out`. With

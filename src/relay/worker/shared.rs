@@ -1,6 +1,7 @@
 //! What every call of a worker shares, and what is done to one call with it: install a leg, obey an intent, send,
 //! settle, report. The loop is in the module above. Shell.
 
+use super::buffer::SlotId;
 use super::idle::{Idles, Wanted};
 use super::leg::{CarryPool, LegState, Phase, Sending};
 use super::ring::{LegKey, Ring};
@@ -8,7 +9,7 @@ use super::table::{Driver, Life};
 use super::{FINISH, LINGER};
 use crate::base::id::{CallId, WorkerId};
 use crate::base::limit;
-use crate::base::time::Now;
+use crate::base::time::{Mono, Now};
 use crate::bus::command::{DeskSender, ToDesk};
 use crate::bus::report::ReportSender;
 use crate::bus::tool::{ToolRequest, ToolSender};
@@ -18,7 +19,7 @@ use crate::call::{EndReason, Fact, Leg, Report, Stats};
 use crate::telemetry::log::brief;
 use crate::telemetry::meter::{WorkerMeter, WorkerStats};
 use crate::transport::Established;
-use crate::transport::tls::TlsError;
+use crate::transport::tls::{Tls, TlsError};
 use std::collections::VecDeque;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -44,6 +45,8 @@ pub(super) struct Shared {
     pub(super) now: Now,
     /// Legs whose receive ended for want of buffers.
     pub(super) starved: Vec<LegKey>,
+    /// Sends of this turn: 0 to the carrier, 1 to the model, and since when their oldest frame has been here.
+    pub(super) leaving: Vec<(usize, Mono)>,
     /// What legs hold beyond their ordinary buffers, and how much that may be.
     pub(super) grown_bytes: usize,
     /// Connections that no call has yet.
@@ -181,6 +184,7 @@ impl Shared {
             match intent {
                 Intent::Dial => {
                     life.dialling = true;
+                    life.dials += 1;
                     self.idles.wanted.push_back(Wanted {
                         slot: life.key,
                         call_id: life.call_id,
@@ -221,11 +225,13 @@ impl Shared {
 
     fn dial(&mut self, life: &mut Life, leg: Leg, once: bool) {
         life.dialling = true;
+        life.dials += 1;
         self.tell_desk(ToDesk::Dial {
             worker: self.id,
             slot: life.key,
             call_id: life.call_id,
             leg,
+            dial: life.dials,
             once,
         });
     }
@@ -258,25 +264,38 @@ impl Shared {
         let Some(leg) = &mut legs[index] else {
             return Ok(());
         };
-        if leg.sending.is_some() || !matches!(leg.phase, Phase::Open | Phase::Finishing { .. }) {
+        if !matches!(leg.phase, Phase::Open | Phase::Finishing { .. }) {
             return Ok(());
         }
-        let slot = self.ring.slots().take();
+        if leg.sending.is_some() {
+            if leg.waiting_since.is_none() && !driver.poll_transmit(leg_of(key.leg), 1).is_empty() {
+                leg.waiting_since = Some(self.now.mono);
+            }
+            return Ok(());
+        }
+        let mut slot = None;
         let mut of_session = false;
         let mut len;
         if leg.has_tls_out() {
-            len = leg.take_tls_out(self.ring.slots().bytes_mut(slot));
+            len = self.take_tls_out(leg, &mut slot);
         } else {
             let now = self.now;
-            let ring = &mut self.ring;
+            let (ring, lent) = (&mut self.ring, &mut slot);
             let outcome = catch_unwind(AssertUnwindSafe(|| {
                 let plain = driver.poll_transmit(leg_of(key.leg), limit::SEND_BYTES_MAX);
                 if plain.is_empty() {
                     return Ok((0, 0));
                 }
+                let slot = ring.slots().take(Tls::sealed_len_max(plain.len()));
+                *lent = Some(slot);
                 let sealed = leg.seal(plain, ring.slots().bytes_mut(slot))?;
                 let taken = plain.len();
                 driver.handle_taken(leg_of(key.leg), taken, now);
+                let since = leg.waiting_since.take().unwrap_or(now.mono);
+                if !driver.poll_transmit(leg_of(key.leg), 1).is_empty() {
+                    leg.waiting_since = Some(since);
+                }
+                self.leaving.push((index.min(1), since));
                 Ok((sealed, taken))
             }));
             match outcome {
@@ -284,21 +303,23 @@ impl Shared {
                     len = sealed;
                     of_session = taken > 0;
                 }
-                Ok(Err(error)) => {
-                    self.ring.slots().give_back(slot);
-                    self.on_tls_error(life.call_id, leg_of(key.leg), &error);
-                    self.on_gone(life, leg_of(key.leg), Closed::Broken);
-                    return Ok(());
-                }
-                Err(_) => {
-                    self.ring.slots().give_back(slot);
-                    self.on_panic(life);
+                failed => {
+                    if let Some(slot) = slot {
+                        self.ring.slots().give_back(slot);
+                    }
+                    match failed {
+                        Ok(Err(error)) => {
+                            self.on_tls_error(life.call_id, leg_of(key.leg), &error);
+                            self.on_gone(life, leg_of(key.leg), Closed::Broken);
+                        }
+                        _ => self.on_panic(life),
+                    }
                     return Ok(());
                 }
             }
             if len == 0 && matches!(leg.phase, Phase::Finishing { .. }) {
                 if leg.queue_close_notify() {
-                    len = leg.take_tls_out(self.ring.slots().bytes_mut(slot));
+                    len = self.take_tls_out(leg, &mut slot);
                 } else if leg.eof {
                     leg.phase = Phase::Retired;
                     leg.shut_both();
@@ -310,10 +331,9 @@ impl Shared {
                 }
             }
         }
-        if len == 0 {
-            self.ring.slots().give_back(slot);
+        let Some(slot) = slot else {
             return Ok(());
-        }
+        };
         self.stats.sends += 1;
         self.ring.send(leg.raw_fd(), key, slot, 0, len)?;
         leg.sending = Some(Sending {
@@ -323,6 +343,14 @@ impl Shared {
             of_session,
         });
         Ok(())
+    }
+
+    /// TLS's own records into a slot; how many bytes.
+    fn take_tls_out(&mut self, leg: &mut LegState, slot: &mut Option<SlotId>) -> usize {
+        let slots = self.ring.slots();
+        let lent = slots.take(leg.tls_out_len());
+        *slot = Some(lent);
+        leg.take_tls_out(slots.bytes_mut(lent))
     }
 
     /// Arms a leg's receive, or closes a leg that nothing holds any more.

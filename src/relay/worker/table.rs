@@ -104,6 +104,11 @@ impl Driver {
         }
     }
 
+    /// See `Session::is_urgent`.
+    pub(super) fn is_urgent(&self) -> bool {
+        matches!(self, Self::Call(session) if session.is_urgent())
+    }
+
     /// Bytes kept inside for a message in fragments.
     pub(super) fn held_bytes(&self, leg: Leg) -> usize {
         match self {
@@ -194,6 +199,8 @@ pub(super) struct Life {
     pub(super) reported_end: bool,
     /// The desk has been told to dial and has not answered.
     pub(super) dialling: bool,
+    /// Dials so far: the number of the newest.
+    pub(super) dials: u32,
     /// No call: an idle connection, or what is left of one.
     pub(super) is_idle: bool,
 }
@@ -243,6 +250,7 @@ impl Table {
             touched: false,
             reported_end: false,
             dialling: false,
+            dials: 0,
             is_idle: false,
         }))
     }

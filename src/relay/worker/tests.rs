@@ -36,6 +36,7 @@ impl Fixture {
             tools: tool_queue(1).0,
             clock: SystemClock::new(),
             grown_bytes_max: 1 << 20,
+            tuning: Tuning::default(),
         };
         let thread = start(parts).expect("io_uring");
         Self {
@@ -168,6 +169,7 @@ fn a_planted_panic_ends_its_call_and_every_other_goes_on() {
         tools: tool_queue(1).0,
         clock: SystemClock::new(),
         grown_bytes_max: 1 << 20,
+        tuning: Tuning::default(),
     };
     let mut worker = Worker::new(parts).expect("io_uring");
     drop(orders);
@@ -241,6 +243,7 @@ fn the_leg_that_grows_past_the_budget_pays_and_its_bytes_are_counted_home() {
         tools: tool_queue(1).0,
         clock: SystemClock::new(),
         grown_bytes_max: 256 * 1024,
+        tuning: Tuning::default(),
     };
     let mut worker = Worker::new(parts).expect("io_uring");
     let (mut peer, theirs) = UnixStream::pair().expect("socketpair");
@@ -340,6 +343,7 @@ fn a_call_that_comes_as_the_worker_stops_is_ended_too_and_only_its_own_turns_are
             tools: tool_queue(1).0,
             clock: SystemClock::new(),
             grown_bytes_max: 1 << 20,
+            tuning: Tuning::default(),
         });
         let (mut carrier, theirs) = UnixStream::pair().expect("socketpair");
         let ask = |id: &str| {
@@ -401,6 +405,7 @@ fn a_call_that_ends_while_its_dial_is_out_takes_the_dial_back() {
     let late = ToWorker::Upstream {
         leg: Leg::Realtime,
         slot,
+        dial: 1,
         outcome: Ok(established(upstream)),
     };
     fixture.orders.send(late).expect("room");

@@ -36,6 +36,8 @@ const OUT_BYTES_MAX: usize = 4 * 1024;
 pub(super) struct Upstream {
     /// The announced call that it waits for; `None`: whoever comes first.
     purpose: Option<CallId>,
+    /// The desk's number of its endpoint.
+    endpoint: u16,
     reader: Reader,
     rng: Rng,
     /// The model's messages, unmasked frames of one piece; at most `KEPT_BYTES_MAX`.
@@ -60,9 +62,15 @@ pub(super) struct Upstream {
 
 impl Upstream {
     /// A connection that is upgraded and waits for `purpose`, or for anybody, no longer than `life`.
-    pub(super) fn new(purpose: Option<CallId>, life: Duration, seed: [u8; 32], now: Now) -> Self {
+    pub(super) fn new(
+        (purpose, endpoint): (Option<CallId>, u16),
+        life: Duration,
+        seed: [u8; 32],
+        now: Now,
+    ) -> Self {
         Self {
             purpose,
+            endpoint,
             reader: Reader::new(Role::Client, MESSAGE_BYTES_MAX),
             rng: Rng::from_seed(seed),
             kept: Vec::new(),
@@ -82,6 +90,11 @@ impl Upstream {
 
     pub(super) fn purpose(&self) -> Option<CallId> {
         self.purpose
+    }
+
+    /// For whom it waits, and the desk's number of its endpoint.
+    pub(super) fn origin(&self) -> (Option<CallId>, u16) {
+        (self.purpose, self.endpoint)
     }
 
     /// How long it has waited.
@@ -266,7 +279,7 @@ mod tests {
     }
 
     fn warm() -> Upstream {
-        Upstream::new(None, Duration::from_secs(300), [1; 32], now(0))
+        Upstream::new((None, 0), Duration::from_secs(300), [1; 32], now(0))
     }
 
     fn frame(kind: Kind, payload: &[u8]) -> Vec<u8> {

@@ -200,6 +200,7 @@ impl Driver<'_> {
         // Close frames and shutdowns that were just queued go out.
         self.flush()?;
         self.turn(Duration::ZERO)?;
+        self.live.cpu.store(thread_cpu(), Ordering::Relaxed);
         self.publish();
         self.live.enter(Phase::Done);
         Ok(())

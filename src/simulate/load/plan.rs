@@ -88,7 +88,7 @@ impl Default for Plan {
             churn: None,
             model_latency: Duration::ZERO,
             aligned: false,
-            slot: Duration::from_micros(100),
+            slot: Duration::from_micros(200),
             webhook: None,
             relay: String::new(),
             auth_token: None,

@@ -563,3 +563,6 @@ impl Session {
 const DELTA: &[u8] = b"{\"type\":\"response.output_audio.delta\",\"event_id\":\"";
 
 const _: () = assert!(BLOCK_NANOS == 20_000_000);
+
+#[cfg(test)]
+mod tests;

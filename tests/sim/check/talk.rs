@@ -11,6 +11,8 @@ use voxrelay::call::policy::FirstSpeaker;
 const A_LITTLE: u64 = 5_000;
 /// The relay's clock of what was heard, against ours.
 const EAR: u64 = 40_000;
+/// A response that does not begin is asked for again after so long.
+const NO_ANSWER: u64 = 10_000_000;
 /// A goodbye that is not said is waited for so long, and one that was said for its marks.
 const GOODBYE_MAX: u64 = 20_000_000;
 const MARKS_WAIT: u64 = 500_000;
@@ -40,10 +42,14 @@ pub struct Talk {
     goodbye: Option<Goodbye>,
     /// The model ended the call: by when it must be over, and what was sent until then.
     ending: Option<(u64, u64)>,
+    /// Another response began behind the last words: that one may be cut off.
+    behind: bool,
     /// The caller had begun to speak before that, and may mean it.
     interrupted: bool,
     sent: u64,
     lone_done: bool,
+    /// A response failed, and was not asked for again.
+    failed: bool,
     /// At the end, for when the carrier hears of it: what may not wait there any more.
     must_be_heard: bool,
 }
@@ -109,6 +115,7 @@ impl Judge {
                 }
             }
             Note::ResponseCreated { id, tag } if current => {
+                talk.behind = true;
                 if tag.is_none() && self.at[place].creates_tag("nudge") {
                     talk.crossed = true;
                     talk.crossing = Some(id.clone());
@@ -120,13 +127,15 @@ impl Judge {
                 }
                 talk.busy_until = now;
             }
-            Note::ResponseDone { id, .. } => {
+            Note::ResponseDone { id, failed, .. } => {
                 talk.busy_until = now;
+                talk.failed |= failed;
                 talk.lone_done |= self.at[place].active.is_none();
                 if let Some(goodbye) = &mut talk.goodbye
                     && goodbye.response.as_deref() == Some(id)
                 {
                     goodbye.done = true;
+                    talk.behind = talk.ending.is_some();
                     goodbye.sent = talk.sent;
                 }
             }
@@ -143,8 +152,8 @@ impl Judge {
     /// The model has ended the call, and its response is done.
     pub(super) fn on_end_call(&mut self) {
         let by = self.now.max(self.talk.audio_until) + MARKS_WAIT;
-        let by = by.min(self.now + GOODBYE_MAX);
         self.talk.ending = Some((by, self.talk.sent));
+        self.talk.behind = false;
         let speaks = self.current.is_some_and(|at| self.at[at].speech_open);
         self.talk.interrupted = self.reversible && speaks;
     }
@@ -230,6 +239,13 @@ impl Judge {
                 assert!(self.at[at].number > 1, "a first session owes nothing");
                 self.on_owed_create(string(event, "event_id"));
             }
+            "again" => {
+                let failed = std::mem::take(&mut talk.failed);
+                assert!(
+                    failed || late || now + A_LITTLE >= talk.busy_until + NO_ANSWER,
+                    "a response is asked for again that did not fail"
+                );
+            }
             other => panic!("{other} is not a word of ours"),
         }
         self.talk.busy_until = now;
@@ -269,6 +285,10 @@ impl Judge {
         let now = self.now;
         if self.ended {
             return;
+        }
+        if carrier_blocked {
+            // What may wait there is still to be heard.
+            self.talk.busy_until = now;
         }
         let talk = &self.talk;
         if let Some(started) = talk.started
@@ -380,8 +400,9 @@ impl Judge {
             }
             _ => {}
         }
-        self.talk.must_be_heard =
-            self.calm && alive && last_words.is_some_and(|sent| sent >= self.talk.sent);
+        self.talk.must_be_heard = self.calm
+            && alive
+            && last_words.is_some_and(|sent| !self.talk.behind || sent >= self.talk.sent);
     }
 
     /// D12: the carrier closes; so much of what it was sent was not played.

@@ -269,7 +269,11 @@ fn a_conversation(seed: u64) -> Result<usize, TestCaseError> {
     let interrupts = rng.next_u32().is_multiple_of(2);
     let mut pair = with(
         |p| p.unplayed_ms_max = 20_000,
-        |s| s.turn_detection.interrupt_response = interrupts,
+        |s| {
+            s.turn_detection.interrupt_response = interrupts;
+            // This model speaks when it likes, and owes no turn an answer.
+            s.turn_detection.create_response = false;
+        },
     );
     pair.carrier.max = 1 + rng.next_u32() as usize % 4_000;
     let mut player = Player::default();

@@ -176,10 +176,12 @@ fn turns_responses_and_transcripts_are_reported_in_order() {
         pair.facts,
         [
             Fact::SpeechStarted {
-                audio_start_ms: Some(120)
+                audio_start_ms: Some(120),
+                item_id: Some(item("item_u")),
             },
             Fact::SpeechStopped {
-                audio_end_ms: Some(900)
+                audio_end_ms: Some(900),
+                item_id: Some(item("item_u")),
             },
             Fact::ResponseCreated { response_id },
             Fact::TranscriptDelta {
@@ -190,20 +192,40 @@ fn turns_responses_and_transcripts_are_reported_in_order() {
             Fact::Transcript {
                 speaker: Speaker::Assistant,
                 item_id: item("item_a"),
-                text: "Hello".to_owned()
+                text: "Hello".to_owned(),
+                confidence: None,
             },
             Fact::Transcript {
                 speaker: Speaker::User,
                 item_id: item("item_u"),
-                text: "こんにちは".to_owned()
+                text: "こんにちは".to_owned(),
+                confidence: None,
             },
             Fact::ResponseDone {
                 response_id,
                 status: "completed".to_owned(),
-                detail: None
+                detail: None,
+                usage: None,
             },
         ]
     );
+}
+
+#[test]
+fn items_are_reported_byte_by_byte_when_they_are_complete() {
+    let mut pair = Pair::ready();
+    pair.facts.clear();
+    let json = r#"{ "id":"item_u", "type":"message","role":"user" , "n":1.10,"content":[{"transcript":"\u306f\u3044 はい"}] }"#;
+    pair.model(&format!(
+        r#"{{"type":"conversation.item.added","item":{json}}}"#
+    ));
+    assert_eq!(pair.facts, []);
+    pair.model(&format!(
+        r#"{{"event_id":"e","item": {json} ,"type":"conversation.item.done"}}"#
+    ));
+    let item_id = ItemId::new("item_u");
+    let json = json.to_owned();
+    assert_eq!(pair.facts, [Fact::Item { item_id, json }]);
 }
 
 #[test]
@@ -221,7 +243,8 @@ fn a_failed_response_reports_its_error_and_the_call_goes_on() {
             Fact::ResponseDone {
                 response_id: ResponseId::new("resp_1").unwrap(),
                 status: "failed".to_owned(),
-                detail: Some("rate_limit_exceeded".to_owned())
+                detail: Some("rate_limit_exceeded".to_owned()),
+                usage: None,
             }
         ]
     );
@@ -234,7 +257,7 @@ fn an_error_in_a_ready_session_is_reported_and_survived() {
     for code in [
         "response_cancel_not_active",
         "invalid_value",
-        "insufficient_quota",
+        "item_create_duplicate_item_id",
     ] {
         pair.model(&format!(
             r#"{{"type":"error","error":{{"type":"invalid_request_error","code":"{code}","message":"m","event_id":null}}}}"#

@@ -10,7 +10,7 @@ use crate::proto::ws::Role;
 use crate::proto::ws::writer::Kind;
 use std::sync::Arc;
 
-const WORDS: [&str; 6] = [
+pub(super) const WORDS: [&str; 6] = [
     r#"{"type":"input_audio_buffer.speech_started","item_id":"u1"}"#,
     r#"{"type":"input_audio_buffer.speech_stopped","item_id":"u1"}"#,
     r#"{"type":"input_audio_buffer.committed","item_id":"u1"}"#,

@@ -249,11 +249,9 @@ fn a_patch_says_what_changes_and_both_formats() {
             r#""audio":{"input":{"format":{"type":"audio/pcmu"}},"output":{"format":{"type":"audio/pcmu"}}}}}"#,
         )
     );
-    let turn = TurnDetection {
-        create_response: false,
-        ..TurnDetection::default()
-    };
-    let session = &parsed(&turn_detection_patch(&turn, ""))["session"];
+    let mut settings = Settings::default();
+    settings.turn_detection.create_response = false;
+    let session = &parsed(&turn_detection_patch(&settings, ""))["session"];
     assert_eq!(
         session["audio"]["input"]["turn_detection"],
         json!({
@@ -262,6 +260,12 @@ fn a_patch_says_what_changes_and_both_formats() {
         })
     );
     assert_eq!(session["audio"]["output"]["format"]["type"], "audio/pcmu");
+    // What was merged into the session is not taken back by the patch.
+    let extra = json!({"audio": {"input": {"turn_detection": {"threshold": 0.9, "new": 1}}}});
+    settings.session_extra = extra.as_object().expect("an object").clone();
+    let turn = &parsed(&turn_detection_patch(&settings, ""))["session"]["audio"]["input"]["turn_detection"];
+    assert_eq!((&turn["threshold"], &turn["new"]), (&json!(0.9), &json!(1)));
+    assert_eq!(turn["silence_duration_ms"], 500);
 }
 
 /// A text that must be escaped, cut and quoted nowhere.
@@ -418,8 +422,8 @@ fn one_of_each_event_for_the_judge() {
         session_update(&semantic, ""),
         session_update(&manual, ""),
         session_patch(patch.as_object().expect("an object"), ""),
-        turn_detection_patch(&semantic.turn_detection, ""),
-        turn_detection_patch(&manual.turn_detection, ""),
+        turn_detection_patch(&semantic, ""),
+        turn_detection_patch(&manual, ""),
         response_create(None, None, ""),
         response_create(Some(HARD), Some("greeting"), "e3"),
         response_cancel(None, ""),

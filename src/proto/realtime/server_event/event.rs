@@ -64,6 +64,8 @@ pub enum ServerEvent<'a> {
         status: Option<Cow<'a, str>>,
         /// `status_details.reason`, else `.error.code`, else `.error.type`, else `status_details` itself when it is a string.
         detail: Option<Cow<'a, str>>,
+        /// `status_details.error.type`: what is lasting may be named here as well.
+        error_type: Option<Cow<'a, str>>,
         /// `status_details.error.message`.
         message: Option<Cow<'a, str>>,
         /// See `ResponseCreated`.
@@ -102,8 +104,8 @@ pub enum ServerEvent<'a> {
         item_id: Option<Cow<'a, str>>,
         /// The text.
         transcript: Cow<'a, str>,
-        /// The mean of `logprobs[].logprob`, at most 0: e to that is a confidence. None when none came.
-        logprob_mean: Option<f64>,
+        /// The mean of e to the `logprobs[].logprob`, 0 to 1: a confidence. None when none came.
+        probability_mean: Option<f64>,
     },
     /// Transcription failed: the call goes on.
     InputTranscriptFailed {

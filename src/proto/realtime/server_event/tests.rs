@@ -157,7 +157,7 @@ fn responses_and_what_became_of_them() {
             out_of_band: false,
         },
     );
-    let done = |details: &str, detail, message| {
+    let done = |details: &str, detail, error_type, message| {
         let text = format!(
             r#"{{"type":"response.done","event_id":"e","response":{{"id":"resp_1","status":"failed","status_details":{details},"usage":null}}}}"#
         );
@@ -167,6 +167,7 @@ fn responses_and_what_became_of_them() {
                 response_id: some("resp_1"),
                 status: some("failed"),
                 detail,
+                error_type,
                 message,
                 tag: None,
                 has_audio: false,
@@ -175,31 +176,35 @@ fn responses_and_what_became_of_them() {
             },
         );
     };
-    done("null", None, None);
-    done(r#"{"type":"completed"}"#, None, None);
+    done("null", None, None, None);
+    done(r#"{"type":"completed"}"#, None, None, None);
     done(
         r#"{"type":"cancelled","reason":"turn_detected"}"#,
         some("turn_detected"),
+        None,
         None,
     );
     done(
         r#"{"type":"failed","error":{"type":"t","code":"rate_limit_exceeded","message":"Wait 2s."}}"#,
         some("rate_limit_exceeded"),
+        some("t"),
         some("Wait 2s."),
     );
     done(
         r#"{"type":"failed","error":{"type":"server_error","code":null}}"#,
         some("server_error"),
+        some("server_error"),
         None,
     );
     // xAI: one word.
-    done(r#""cancelled""#, some("cancelled"), None);
+    done(r#""cancelled""#, some("cancelled"), None, None);
     assert_event(
         r#"{"type":"response.done","response_id":"r"}"#,
         ServerEvent::ResponseDone {
             response_id: some("r"),
             status: None,
             detail: None,
+            error_type: None,
             message: None,
             tag: None,
             has_audio: false,
@@ -276,7 +281,7 @@ fn audio_done_speech_and_transcripts() {
             ServerEvent::InputTranscriptCompleted {
                 item_id: some("i"),
                 transcript: "Hello.".into(),
-                logprob_mean: None,
+                probability_mean: None,
             },
         ),
         (

@@ -25,6 +25,7 @@ fn dial_order(once: bool) -> ToDesk {
         slot: SLOT,
         call_id: CallId::new("c").unwrap(),
         leg: Leg::Realtime,
+        dial: 1,
         once,
     }
 }
@@ -41,7 +42,13 @@ async fn redial(house: &House) -> Result<Established, String> {
 
 async fn answer(house: &House) -> Result<Established, String> {
     match house.workers[1].next().await {
-        ToWorker::Upstream { slot, leg, outcome } => {
+        ToWorker::Upstream {
+            slot,
+            leg,
+            dial,
+            outcome,
+        } => {
+            assert_eq!(dial, 1);
             assert_eq!((slot, leg), (SLOT, Leg::Realtime));
             outcome
                 .map(|established| *established)
@@ -166,6 +173,14 @@ async fn refusals_are_retried_or_not_as_their_status_and_body_say() {
         (vec!["403 Forbidden|{}"], "refused with 403"),
         (vec!["404 Not Found|<html>"], "refused with 404"),
         (vec![quota], "refused with 429, insufficient_quota"),
+        (
+            vec![r#"429 No|{"error":{"code":"credit_balance_exhausted"}}"#],
+            "refused with 429, credit_balance_exhausted",
+        ),
+        (
+            vec![r#"503 No|{"error":{"code":"x","type":"billing_hard_limit_reached"}}"#],
+            "refused with 503, billing_hard_limit_reached",
+        ),
         (vec![rate, "503 No|", "500 No|"], "refused with 500"),
         (vec!["", "", ""], "closed without an answer"),
         (vec!["rubbish\r\n\r\n"], "the answer is no HTTP"),
@@ -257,6 +272,7 @@ async fn a_cancelled_dial_ends_its_socket_and_is_not_answered() {
         slot,
         call_id: CallId::new("c").unwrap(),
         leg: Leg::Realtime,
+        dial: 1,
         once: false,
     };
     house.orders.send(order(other)).await.unwrap();
@@ -413,6 +429,7 @@ async fn an_answer_waits_for_a_worker_whose_queue_is_full() {
         slot: SLOT,
         call_id: CallId::new("d").unwrap(),
         leg: Leg::Realtime,
+        dial: 1,
         once: true,
     };
     house.orders.send(other).await.unwrap();

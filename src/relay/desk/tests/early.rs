@@ -54,6 +54,7 @@ impl House {
                 upstream,
                 call_id,
                 life,
+                ..
             } => (call_id, life, *upstream),
             other => panic!("{other:?}"),
         }
@@ -73,6 +74,7 @@ fn dial_order() -> ToDesk {
         slot: SLOT,
         call_id: id("c"),
         leg: Leg::Realtime,
+        dial: 1,
         once: false,
     }
 }
@@ -103,6 +105,8 @@ async fn an_announced_call_is_placed_where_its_connection_is() {
     // A stranger goes where nobody is expected.
     let over = ToDesk::IdleOver {
         worker: WorkerId(0),
+        endpoint: 0,
+        taken_by: None,
         call_id: Some(id("a")),
         how: IdleEnd::Lost,
         age: Duration::ZERO,
@@ -243,6 +247,8 @@ async fn every_worker_s_pool_is_filled_and_filled_again_until_the_drain() {
     for how in [IdleEnd::Adopted, IdleEnd::Expired] {
         let over = ToDesk::IdleOver {
             worker: WorkerId(1),
+            endpoint: 0,
+            taken_by: None,
             call_id: None,
             how,
             age: Duration::ZERO,
@@ -256,6 +262,8 @@ async fn every_worker_s_pool_is_filled_and_filled_again_until_the_drain() {
     assert_eq!(house.dropped(1).await, None);
     let over = ToDesk::IdleOver {
         worker: WorkerId(1),
+        endpoint: 0,
+        taken_by: None,
         call_id: None,
         how: IdleEnd::Drained,
         age: Duration::ZERO,

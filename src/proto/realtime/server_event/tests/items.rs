@@ -267,6 +267,7 @@ fn a_finished_response_says_what_it_holds_and_cost() {
                 response_id: some("r"),
                 status: some("completed"),
                 detail: None,
+                error_type: None,
                 message: None,
                 tag: some("nudge"),
                 has_audio,
@@ -332,20 +333,20 @@ fn rate_limits_may_name_both_one_or_none() {
 }
 
 #[test]
-fn the_mean_of_the_log_probabilities_is_finite_and_at_most_0() {
+fn the_mean_probability_of_a_transcripts_tokens_lies_between_0_and_1() {
     for (logprobs, expected) in [
         (
             r#"[{"token":"a","logprob":-1,"bytes":[97]},{"token":"b","logprob":-0.5}]"#,
-            Some(-0.75),
+            Some(((-1.0f64).exp() + (-0.5f64).exp()) / 2.0),
         ),
         ("[]", None),
         ("null", None),
         (
             r#"[{"token":"a"},{"token":"b","logprob":-0.25}]"#,
-            Some(-0.25),
+            Some((-0.25f64).exp()),
         ),
-        (r#"[{"logprob":-9999.0}]"#, Some(-100.0)),
-        (r#"[{"logprob":3}]"#, Some(0.0)),
+        (r#"[{"logprob":-9999.0}]"#, Some((-100.0f64).exp())),
+        (r#"[{"logprob":3}]"#, Some(1.0)),
         (r#"[{"logprob":"inf"}]"#, None),
     ] {
         assert_event(
@@ -355,7 +356,7 @@ fn the_mean_of_the_log_probabilities_is_finite_and_at_most_0() {
             ServerEvent::InputTranscriptCompleted {
                 item_id: some("i"),
                 transcript: "ab".into(),
-                logprob_mean: expected,
+                probability_mean: expected,
             },
         );
     }
