@@ -7,6 +7,7 @@ mod report;
 mod subject;
 
 use super::Outcome;
+use crate::simulate::load::check::Kind;
 use crate::simulate::load::plot;
 use measure::{Cores, Cost, Run};
 use options::LoadArgs;
@@ -23,6 +24,14 @@ use tokio::signal::unix::{SignalKind, signal};
 const FAILED: u8 = 1;
 /// The times are not to be believed.
 const VOID: u8 = 3;
+
+/// What no load excuses.
+const CORRUPT: [Kind; 4] = [
+    Kind::Duplicated,
+    Kind::Reordered,
+    Kind::Foreign,
+    Kind::Altered,
+];
 
 /// A signal came: the run ends in order, and the relay that was started with it.
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
@@ -254,16 +263,22 @@ impl Session<'_> {
 
     fn verdict(&self) -> ExitCode {
         let is_wrong = |run: &Run| run.ran.tally.faults.total() > 0 || run.died.is_some();
-        // In a search for the knee the steps beyond it are meant to fail.
-        let mut judged = match self.args.step.is_empty() {
-            true => self.runs.iter().collect::<Vec<&Run>>(),
-            false => self.runs.iter().take(1).collect(),
+        // In a search for the knee the steps beyond it are meant to fail: with calls refused or frames late, never with
+        // other audio than was sent.
+        let is_corrupt = |run: &Run| {
+            let faults = &run.ran.tally.faults;
+            run.died.is_some() || CORRUPT.iter().any(|kind| faults.count(*kind) > 0)
         };
-        judged.retain(|run| is_wrong(run) || (run.void.is_some() && !self.args.allow_late));
-        match judged.as_slice() {
-            [] => ExitCode::SUCCESS,
-            runs if runs.iter().any(|run| is_wrong(run)) => ExitCode::from(FAILED),
-            _ => ExitCode::from(VOID),
+        let (first, beyond) = match self.args.step.is_empty() {
+            true => (self.runs.as_slice(), &[][..]),
+            false => self.runs.split_at(1.min(self.runs.len())),
+        };
+        if first.iter().any(is_wrong) || beyond.iter().any(is_corrupt) {
+            ExitCode::from(FAILED)
+        } else if first.iter().any(|run| run.void.is_some()) && !self.args.allow_late {
+            ExitCode::from(VOID)
+        } else {
+            ExitCode::SUCCESS
         }
     }
 }

@@ -196,7 +196,11 @@ pub fn run(
     let (cost, generator_core) = watched;
     let died = relay.has_ended().then(|| relay.tail());
     let late = ran.tally.lateness.quantiles().p99;
-    let void = if generator_core > CORE_MAX {
+    let void = if super::is_interrupted() {
+        Some("it was interrupted".to_owned())
+    } else if ran.tally.up.quantiles().count == 0 {
+        Some("nothing was measured".to_owned())
+    } else if generator_core > CORE_MAX {
         Some(format!(
             "the generator used {:.0} % of its core",
             generator_core * 100.0

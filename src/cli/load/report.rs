@@ -21,10 +21,13 @@ fn kib(bytes: f64) -> String {
     format!("{:.1} KiB", bytes / 1024.0)
 }
 
-/// Whether the relay kept up: nothing wrong, and no leg slower than a frame.
+/// Whether the relay kept up: nothing wrong in a run that counts, and no leg slower than a frame.
 pub fn keeps_up(run: &Run) -> bool {
     let tally = &run.ran.tally;
-    tally.faults.total() == 0
+    run.void.is_none()
+        && run.died.is_none()
+        && tally.faults.total() == 0
+        && tally.up.quantiles().count > 0
         && tally.up.quantiles().p99 <= KNEE
         && tally.down.quantiles().p99 <= KNEE
 }
@@ -222,9 +225,9 @@ pub fn steps(runs: &[Run]) -> String {
     }
     let knee = runs
         .iter()
-        .filter(|run| keeps_up(run))
+        .take_while(|run| keeps_up(run))
         .map(|run| run.plan.calls)
-        .max();
+        .last();
     let _ = match knee {
         Some(calls) => writeln!(
             text,

@@ -203,6 +203,9 @@ fn environment(
         // With room, so that a call which is ending does not keep the next one out.
         ("VOXRELAY__RELAY__CALLS_MAX", (calls * 2 + 100).to_string()),
         ("VOXRELAY__LOG__LEVEL", "warn".to_owned()),
+        // What is looked for is where it breaks; admission would stop before.
+        ("VOXRELAY__RELAY__BUSY_MAX_PERCENT", "100".to_owned()),
+        ("VOXRELAY__RELAY__LAG_MAX_MS", "0".to_owned()),
     ];
     for (name, value) in defaults {
         if std::env::var_os(name).is_none() {

@@ -613,7 +613,8 @@ impl Worker {
                 .sum::<u64>();
         }
         stats.enters = self.shared.ring.enters;
-        let load = self.pulse.tick(self.table.len(), self.shared.now.mono);
+        let live = self.table.len() - self.shared.idles.lives;
+        let load = self.pulse.tick(live, self.shared.now.mono);
         self.inbox.load().set_measured(&load);
         stats.busy_permille = u64::from(load.busy_permille);
         stats.overloaded = u64::from(load.overload.is_some());

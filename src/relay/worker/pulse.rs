@@ -22,8 +22,10 @@ use std::time::Duration;
 const PROBE: Duration = Duration::from_millis(20);
 /// Completions a second from which on it does: a handful of calls.
 const PROBE_FROM_RATE: u64 = 1_000;
-/// A second with fewer measurements says nothing about lag.
+/// A second with fewer measurements says nothing about lag, unless it was probed from its beginning.
 const LAG_COUNT_MIN: u64 = 10;
+/// Then there would be some fifty: fewer are so few because each was late, and one alone may be chance.
+const LAG_COUNT_PROBED_MIN: u64 = 2;
 /// How far below its bound a worker's load must fall before new calls come again, percent of a core.
 const BUSY_HYSTERESIS_PERCENT: u32 = 10;
 
@@ -157,10 +159,13 @@ impl Pulse {
             series.publish(latency);
         }
         let lag = self.lag_series.publish(&self.lag);
-        let lag_known = if lag.count >= LAG_COUNT_MIN {
-            lag.p90
-        } else {
-            Duration::ZERO
+        let count_min = match probed {
+            true => LAG_COUNT_PROBED_MIN,
+            false => LAG_COUNT_MIN,
+        };
+        let lag_known = match lag.count >= count_min {
+            true => lag.p90,
+            false => Duration::ZERO,
         };
         let busy_permille = (used.as_micros() * 1_000 / wall.as_micros()) as u32;
         self.overload = overload(self.overload, busy_permille, lag_known, &self.tuning);
@@ -196,9 +201,11 @@ fn overload(
     if late(tuning.lag_max) {
         return Some(Overload::Lag);
     }
-    was.filter(|_| {
-        past(busy_max.saturating_sub(BUSY_HYSTERESIS_PERCENT)) || late(tuning.lag_max / 2)
-    })
+    // Of a low bound the half: a worker with a call on it is never quite idle, and must be able to come back.
+    let busy_until = busy_max
+        .saturating_sub(BUSY_HYSTERESIS_PERCENT)
+        .max(busy_max.div_ceil(2));
+    was.filter(|_| past(busy_until) || late(tuning.lag_max / 2))
 }
 
 fn thread_cpu() -> Duration {
@@ -272,6 +279,32 @@ mod tests {
             ..TUNING
         };
         assert_eq!(overload(is, 2_000, 900 * MS, &open), None);
+        let low = Tuning {
+            busy_max_percent: 10,
+            ..TUNING
+        };
+        assert_eq!(
+            overload(Some(Overload::Busy), 51, MS, &low),
+            Some(Overload::Busy)
+        );
+        assert_eq!(overload(Some(Overload::Busy), 50, MS, &low), None);
+    }
+
+    #[test]
+    fn stalls_so_long_that_few_fit_in_a_second_are_lag_too() {
+        let mut pulse = Pulse::new(WorkerId(901), TUNING, Mono(0));
+        let mut now = Mono(0) + 1_000 * MS;
+        pulse.woke(5_000, now, now);
+        pulse.tick(7, now);
+        for _ in 0..4 {
+            pulse.woke(1_000, now, now + 230 * MS);
+            now = now + 250 * MS;
+        }
+        assert_eq!(pulse.tick(7, now).overload, Some(Overload::Lag));
+        // One alone may be chance.
+        pulse.woke(1_000, now, now + 30 * MS);
+        now = now + 1_000 * MS;
+        assert_eq!(pulse.tick(7, now).overload, None);
     }
 
     #[test]
