@@ -123,8 +123,12 @@ impl Marks {
             },
             sent: place.sent,
         };
-        let is_out = self.out.iter().rev().any(|&(out, _)| out == position);
-        (!is_out && self.last != Some(position)).then_some(position)
+        // What is sent of an item only grows, so its newest mark decides; that is nearly always the last one.
+        let newest = (self.out.iter().rev())
+            .map(|&(out, _)| out)
+            .take_while(|out| out.generation == position.generation)
+            .find(|out| out.item == position.item);
+        (newest != Some(position) && self.last != Some(position)).then_some(position)
     }
 
     /// The mark at `position` was sent, behind the audio that ends at `offset`.
