@@ -431,8 +431,20 @@ pub(super) struct Asked {
     pub(super) once: bool,
 }
 
+/// `ToDesk::Dial`. What the worker says next may be of this dial (that it is given up, that the announced call's connection
+/// has arrived) and be read in the same wake-up, before a task begins: so all that must be known by then is done here.
+pub(super) fn begin(desk: &Rc<Desk>, asked: Asked) {
+    if !asked.once && early::is_handed(desk, asked.call_id) {
+        return;
+    }
+    let cancel = Rc::new(Cancel::default());
+    let key = (asked.worker, asked.slot);
+    desk.dials.0.borrow_mut().insert(key, cancel.clone());
+    super::spawn(run(desk.clone(), asked, cancel));
+}
+
 /// Answers `ToDesk::Dial`, unless it is cancelled.
-pub(super) async fn run(desk: Rc<Desk>, asked: Asked) {
+async fn run(desk: Rc<Desk>, asked: Asked, cancel: Rc<Cancel>) {
     let Asked {
         worker,
         slot,
@@ -441,11 +453,6 @@ pub(super) async fn run(desk: Rc<Desk>, asked: Asked) {
         dial,
         once,
     } = asked;
-    let cancel = Rc::new(Cancel::default());
-    desk.dials
-        .0
-        .borrow_mut()
-        .insert((worker, slot), cancel.clone());
     let early = match once {
         true => Taken::Nothing,
         false => early::take(&desk, call_id, &cancel).await,

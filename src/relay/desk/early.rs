@@ -49,6 +49,11 @@ pub(super) enum Taken {
     OnItsWay,
 }
 
+/// Whether the announced call's connection is with its worker, or on its way there.
+pub(super) fn is_handed(desk: &Desk, call_id: CallId) -> bool {
+    matches!(desk.early.0.borrow().get(&call_id), Some(State::Handed(_)))
+}
+
 /// The announced call's connection, waited for a while if it is being dialled, and for ever forgotten after.
 pub(super) async fn take(desk: &Rc<Desk>, call_id: CallId, cancel: &Cancel) -> Taken {
     let mut outcome = match desk.early.0.borrow_mut().get_mut(&call_id) {

@@ -322,7 +322,7 @@ async fn run(desk: Rc<Desk>, mut inbox: DeskInbox, listeners: Vec<TcpListener>) 
                     dial,
                     once,
                 };
-                spawn(dial::run(desk.clone(), asked));
+                dial::begin(&desk, asked);
             }
             ToDesk::CancelDial { worker, slot } => desk.dials.cancel(worker, slot),
             ToDesk::Distrust { call_id } => {

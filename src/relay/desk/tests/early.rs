@@ -162,6 +162,35 @@ async fn a_connection_that_takes_too_long_is_given_up_for_a_fresh_one() {
 }
 
 #[tokio::test]
+async fn a_call_that_asks_in_the_moment_it_is_provided_for_is_not_dialled_for() {
+    let (listener, url) = model().await;
+    let house = House::new(dialling(url, &[]));
+    house.order(predial("c")).await;
+    let _model = upgraded(&listener).await;
+    let (_, _, _upstream) = house.idle(0).await;
+    let mut asked = dial_order();
+    if let ToDesk::Dial { worker, .. } = &mut asked {
+        *worker = WorkerId(0);
+    }
+    // The worker asked, found the connection, and said so: the desk reads both at once.
+    let over = ToDesk::IdleOver {
+        worker: WorkerId(0),
+        endpoint: 0,
+        taken_by: None,
+        call_id: Some(id("c")),
+        how: IdleEnd::Adopted,
+        age: Duration::ZERO,
+    };
+    house.order(asked).await;
+    house.order(over).await;
+    house.turn().await;
+    // So the next thing that the worker hears of is another call's connection.
+    house.order(predial("d")).await;
+    let _model = upgraded(&listener).await;
+    assert_eq!(house.idle(0).await.0, Some(id("d")));
+}
+
+#[tokio::test]
 async fn a_call_that_is_cancelled_while_it_waits_leaves_nothing_behind() {
     let (listener, url) = model().await;
     let house = House::new(dialling(url, &[]));
