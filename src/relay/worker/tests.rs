@@ -23,21 +23,26 @@ pub(super) struct Fixture {
     pub(super) thread: JoinHandle<()>,
 }
 
+/// A worker's parts, with the defaults of everything but its queues.
+fn parts(inbox: WorkerInbox, desk: DeskSender, reports: ReportSender) -> Parts {
+    Parts {
+        id: WorkerId(0),
+        inbox,
+        desk,
+        reports,
+        tools: tool_queue(1).0,
+        clock: SystemClock::new(),
+        grown_bytes_max: 1 << 20,
+        tuning: Tuning::default(),
+    }
+}
+
 impl Fixture {
     pub(super) fn start() -> Self {
         let (orders, inbox) = worker_queue(1024).expect("eventfd");
         let (desk, desk_inbox) = desk_queue(64);
         let (reports, report_inbox) = report_queue(64);
-        let parts = Parts {
-            id: WorkerId(0),
-            inbox,
-            desk,
-            reports,
-            tools: tool_queue(1).0,
-            clock: SystemClock::new(),
-            grown_bytes_max: 1 << 20,
-            tuning: Tuning::default(),
-        };
+        let parts = parts(inbox, desk, reports);
         let thread = start(parts).expect("io_uring");
         Self {
             orders,
@@ -335,16 +340,7 @@ fn a_call_that_comes_as_the_worker_stops_is_ended_too_and_only_its_own_turns_are
         let (orders, inbox) = worker_queue(16).expect("eventfd");
         let (desk, _desk_inbox) = desk_queue(64);
         let (reports, mut report_inbox) = report_queue(64);
-        let worker = Worker::new(Parts {
-            id: WorkerId(0),
-            inbox,
-            desk,
-            reports,
-            tools: tool_queue(1).0,
-            clock: SystemClock::new(),
-            grown_bytes_max: 1 << 20,
-            tuning: Tuning::default(),
-        });
+        let worker = Worker::new(parts(inbox, desk, reports));
         let (mut carrier, theirs) = UnixStream::pair().expect("socketpair");
         let ask = |id: &str| {
             let (answer, told) = oneshot::channel();
